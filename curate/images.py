@@ -1,0 +1,205 @@
+"""The one preprocessing path: encoded bytes -> pixels -> the Space. Annotator and trainer both see its output."""
+
+import errno
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..schemas.space import Space
+from .parallel import map_in_order
+from .uris import Roots, read_bytes
+
+U8 = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 2**27
+MIN_SIDE = 8
+
+# TGA has no magic number, so it comes last. Formats that run other programs or are mere stubs are left out.
+_COMMON_FORMATS = ["JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000"]
+_FORMATS = [*_COMMON_FORMATS, "ICO", "QOI", "PCX", "SGI", "TGA"]
+_ORIENTATION = 0x0112  # EXIF tag
+
+# Pillow guards memory by a global limit of its own: ours is checked first, on the header, so this never shows below it.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Odd metadata is no reason to disturb the user; odd pixels raise.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.init()
+
+
+class Unusable(Exception):  # noqa: N818 (it describes the picture, not a fault of the program)
+    """A picture that cannot be used: ``status`` as in schemas.manifest.STATUSES, ``reason`` in one line for people.
+
+    width, height, format: what the header said, or None.
+    """
+
+    def __init__(
+        self, status: str, reason: str, *, size: tuple[int, int] | None = None, form: str | None = None
+    ) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status, self.reason = status, reason
+        self.width: int | None
+        self.height: int | None
+        self.width, self.height = size or (None, None)
+        self.format = form
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A decoded picture. pixels: (H, W, 3) uint8 RGB, upright. format: lower-case, such as ``jpeg``."""
+
+    pixels: U8
+    format: str
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+
+def decode(data: bytes) -> Picture:
+    """The first frame of an encoded picture as upright 8-bit RGB at native resolution.
+
+    EXIF orientation is applied; transparency is laid over white; 16-bit grey is divided by 257; floating point must
+    lie in [0, 1]; colour profiles are ignored. Raises Unusable: ``too_large`` (over MAX_PIXELS) and ``too_small`` (a
+    side under MIN_SIDE) from the header alone, ``unreadable`` for what is empty, truncated, or no picture.
+    """
+    if not data:
+        raise Unusable("unreadable", "the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
+            form = (image.format or "").lower()
+            _check_size(image.size, form)
+            image.load()
+            return Picture(pixels=_upright(_to_rgb(image), image), format=form)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Unusable("too_large", f"more than {MAX_PIXELS} pixels") from error
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise unusable(error) from error
+
+
+def fit(pixels: U8, space: Space) -> U8:
+    """The largest centred square of a picture, resized to the Space's resolution.
+
+    pixels: (H, W, 3) uint8 RGB. Returns (C, R, R) uint8; grey is ITU-R 601 luma. Resizing is Lanczos with support
+    scaled to the pixels that it merges; a square that has the right size already comes back unchanged.
+    """
+    if space.kind != "pixel":
+        raise ValueError("only a pixel space can be filled with pixels")
+    image = Image.fromarray(pixels)
+    if space.channels == 1:
+        image = image.convert("L")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side != space.resolution:
+        image = image.resize((space.resolution, space.resolution), Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(image).reshape(*image.size, -1).transpose(2, 0, 1))
+
+
+def load(uri: str, space: Space, roots: Roots) -> U8:
+    """The picture at a uri in the Space: (C, R, R) uint8. Whatever fails raises Unusable."""
+    try:
+        return fit(decode(read_bytes(uri, roots)).pixels, space)
+    except Exception as error:  # any file may fail in any way
+        raise unusable(error) from error
+
+
+def load_many(uris: Sequence[str], space: Space, roots: Roots, *, workers: int) -> Iterator[tuple[int, U8 | Unusable]]:
+    """(index, pixels (C, R, R) uint8 or why there are none) of each uri, in order.
+
+    workers: threads that read and decode ahead within a bounded window; 0 does it in this thread. The results do not
+    depend on it.
+    """
+
+    def load_or_reason(uri: str) -> U8 | Unusable:
+        try:
+            return load(uri, space, roots)
+        except Unusable as error:
+            return error.with_traceback(None)
+
+    yield from enumerate(map_in_order(load_or_reason, uris, workers=workers))
+
+
+def unusable(error: Exception) -> Unusable:
+    """What an exception met while reading or decoding a picture says about it, without paths or line breaks."""
+    if isinstance(error, Unusable):
+        return error
+    if isinstance(error, MemoryError):
+        return Unusable("too_large", "it does not fit into memory")
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return Unusable("too_large", "the file is larger than 1 GiB")
+    if isinstance(error, UnidentifiedImageError):
+        return Unusable("unreadable", "not a picture in a format that can be read")
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    printable = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
+    return Unusable("unreadable", f"{type(error).__name__}: {printable}"[:200])
+
+
+def to_unit(u8: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1]: x / 127.5 - 1, any shape."""
+    return u8.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """The inverse of ``to_unit``: rounds to the nearest of 256 levels and clamps what lies outside [-1, 1]."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_size(size: tuple[int, int], form: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        reason = f"{width} x {height} pixels; at most {MAX_PIXELS} can be used"
+        raise Unusable("too_large", reason, size=size, form=form)
+    if min(size) < MIN_SIDE:
+        reason = f"{width} x {height} pixels; the short side must be at least {MIN_SIDE}"
+        raise Unusable("too_small", reason, size=size, form=form)
+
+
+def _to_rgb(image: Image.Image) -> U8:
+    """(H, W, 3) uint8 of a loaded image of any mode."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = _deep_grey(np.asarray(image), image.mode)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA")).astype(np.uint32)
+    alpha = rgba[:, :, 3:]
+    return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _deep_grey(values: npt.NDArray[np.generic], mode: str) -> U8:
+    """(H, W) uint8 of grey values of more than 8 bits: integers in [0, 65535] or floating point in [0, 1]."""
+    low, high = values.min(), values.max()
+    top = 1.0 if mode == "F" else 65535
+    if not (low >= 0 and high <= top):  # also when not a number
+        raise Unusable(
+            "unreadable", f"grey values from {low:g} to {high:g} are outside [0, {top:g}]: save it as 8 bits"
+        )
+    return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+
+def _upright(pixels: U8, image: Image.Image) -> U8:
+    """Apply the EXIF orientation (EXIF 2.3, tag 0x0112). Values outside 1 to 8, and damaged EXIF, change nothing."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 (metadata that cannot be read is no reason to lose the picture)
+        return pixels
+    if orientation not in range(2, 9):
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,120 @@
+"""Writing a manifest so that a kill at any moment costs a part, never the file.
+
+Finished parts lie in ``<manifest>.parts`` under their final names; every file is written under a temporary name, forced
+to disk and renamed. The folder belongs to one run: the digest of its options and of what was in the pool.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..schemas.errors import UserError
+from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside path that becomes path when the block succeeds, and is removed when it does not.
+
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk is full: {path} was not written; free some space and run it again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
+        raise
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file, whole or not at all."""
+    with replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def write_manifest(path: Path, table: pa.Table, schema: pa.Schema, metadata: Metadata) -> None:
+    """Write the manifest in row groups of 65,536, whole or not at all."""
+    schema = schema.with_metadata({METADATA_KEY: metadata.to_bytes()})
+    with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for start in range(0, len(table), ROW_GROUP_SIZE):
+            writer.write_table(_conform(table.slice(start, ROW_GROUP_SIZE), schema), row_group_size=ROW_GROUP_SIZE)
+
+
+def digest(value: Any) -> str:
+    """BLAKE2b-128 in hex of a JSON value."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+class Work:
+    """The folder of finished parts of one run, held by one process at a time."""
+
+    def __init__(self, manifest: Path, run: str) -> None:
+        """run: digest of what the run does; parts of another run are removed, and ``discarded`` says so."""
+        self.folder = manifest.with_name(manifest.name + ".parts")
+        self.run = run
+        self.discarded = False
+
+    def __enter__(self) -> "Work":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[bytes] = (self.folder / "lock").open("wb")
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another -o") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UserError(f"another run is writing {self.folder.name}: wait for it or choose another -o") from error
+        marker = self.folder / "run.json"
+        if not marker.exists() or marker.read_text() != self.run:
+            for path in self.folder.iterdir():
+                if path.name != "lock":
+                    path.unlink()
+                    self.discarded = True
+            with replacing(marker) as partial:
+                partial.write_text(self.run)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            shutil.rmtree(self.folder)
+        self._lock.close()
+
+    def part(self, stage: str, number: int) -> Path:
+        """Path of part `number` of a stage."""
+        return self.folder / f"{stage}-{number:06d}.parquet"
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns of the schema in its order; dictionaries are rebuilt, so that equal rows give equal bytes."""
+    columns = []
+    for field in schema:
+        column = table[field.name].combine_chunks()
+        if pa.types.is_dictionary(field.type):
+            column = column.cast(pa.string()).dictionary_encode()
+        columns.append(column.cast(field.type))
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,102 @@
+"""Counter-based random numbers: Philox4x32-10, so that a number depends on its name only, never on batch or order.
+
+Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A stream is named by (seed, purpose, index,
+name): the seed is the key; block, (purpose, index) and the 64-bit name (a picture's content id, or its global
+position in training) are the four counter words. The integers are equal on every device, the normals to 1e-6.
+"""
+
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_CHUNK = 1 << 15  # Philox blocks worked on at a time on a CPU, so that the 64-bit temporaries stay in cache
+
+
+class Purpose(IntEnum):
+    """What a stream is for: streams of different purposes never meet."""
+
+    FIXED = 0  # the one noise z_i that a picture keeps for a whole run
+    CURVE = 1  # noise behind p_clean; index = level and draw
+    FIT = 2  # noise while the classifier trains; index = slot
+    DRAW = 3  # which (row, sigma) a training picture is
+    FRESH = 4  # the fresh noise e of a training picture
+    AUGMENT = 5  # flips and the like
+    SAMPLE = 6  # initial noise of generated pictures
+
+
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Ten rounds of Philox4x32.
+
+    counter: four int64 tensors of one broadcastable shape holding 32-bit words; key: two 32-bit words.
+    Returns four int64 tensors holding 32-bit words.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # A product of two 32-bit words wraps in int64, but its 64 bits are right: mask after the shift.
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0 = ((p1 >> 32) & _MASK) ^ (c1 ^ k0)
+        c1 = p1 & _MASK
+        c2 = ((p0 >> 32) & _MASK) ^ (c3 ^ k1)
+        c3 = p0 & _MASK
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return [c0, c1, c2, c3]
+
+
+def words(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
+    """Random 32-bit words.
+
+    names: (N,) int64, all 64 bits used. count: words per name. index: int or (N,) int64 in [0, 2^28).
+    Returns (N, count) int64 in [0, 2^32).
+    """
+    blocks = -(-count // 4)
+    block = torch.arange(blocks, device=names.device, dtype=torch.int64)[None, :]
+    stream = torch.as_tensor(index, device=names.device, dtype=torch.int64).reshape(-1, 1) | (int(purpose) << 28)
+    low, high = names[:, None] & _MASK, (names[:, None] >> 32) & _MASK
+    out = philox4x32((block, stream, low, high), (seed & _MASK, (seed >> 32) & _MASK))
+    shape = (len(names), blocks)
+    return torch.stack([word.expand(shape) for word in out], dim=-1).reshape(len(names), -1)[:, :count]
+
+
+def normals(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
+    """Standard normal numbers by Box and Muller's transform of ``words``.
+
+    Arguments as ``words``. Returns (N, count) float32.
+    """
+    out = torch.empty(len(names), count, dtype=torch.float32, device=names.device)
+    rows = len(names) if names.device.type != "cpu" else max(1, 4 * _CHUNK // max(count, 1))
+    index = torch.as_tensor(index, dtype=torch.int64, device=names.device).expand(len(names))
+    for start in range(0, len(names), rows):
+        part = slice(start, start + rows)
+        bits = words(names[part], -(-count // 4) * 4, seed=seed, purpose=purpose, index=index[part])
+        out[part] = _box_muller(bits.view(len(bits), -1, 2, 2)).flatten(1)[:, :count]
+    return out
+
+
+def uniforms(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
+    """Uniform numbers in (0, 1), never 0 or 1, of 52 bits. Arguments as ``words``. Returns (N, count) float64."""
+    bits = words(names, 2 * count, seed=seed, purpose=purpose, index=index).view(len(names), count, 2)
+    return ((bits[..., 0] << 20 | bits[..., 1] >> 12).double() + 0.5) * 2.0**-52
+
+
+def name_of(content_id: str) -> int:
+    """The 64-bit name of a picture's streams, as a signed integer: the first half of its content id (32 hex digits)."""
+    return int.from_bytes(bytes.fromhex(content_id[:16]), "little", signed=True)
+
+
+def names_of(content_ids: list[str], device: torch.device | str = "cpu") -> Tensor:
+    """(N,) int64 names of pictures with these content ids."""
+    return torch.tensor([name_of(c) for c in content_ids], dtype=torch.int64, device=device)
+
+
+def _box_muller(bits: Tensor) -> Tensor:
+    """bits: (..., 2, K) int64 words. Returns (..., 2, K) float32 standard normals."""
+    u = (bits[..., 0, :].float() + 0.5) * 2.0**-32
+    angle = bits[..., 1, :].float() * (2.0**-31 * math.pi)
+    radius = torch.sqrt(-2.0 * torch.log(u))
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-2)

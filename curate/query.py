@@ -1,0 +1,76 @@
+"""SQL over a manifest by DuckDB. A query sees the manifest and nothing else: no other file, no network, no settings."""
+
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from ..schemas.errors import UserError
+from ..schemas.manifest import read_metadata
+
+if TYPE_CHECKING:
+    import duckdb
+
+_LOCKED: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "python_enable_replacements": "false",  # else a name in SQL could reach a variable of this process
+    "lock_configuration": "true",
+}
+
+
+def connect(manifest: Path) -> "duckdb.DuckDBPyConnection":
+    """An in-memory database with the view ``manifest``, the macro ``usable(s)`` and the views of schemas/views.sql.
+
+    Raises UserError when there is no valid manifest at the path.
+    """
+    metadata = read_metadata(manifest)
+    connection = locked()
+    connection.register("manifest_file", ds.dataset(manifest))
+    connection.register("sigma_grid", pa.table({"sigma": pa.array(metadata.sigma_grid, pa.float64())}))
+    connection.execute(files(__package__.rpartition(".")[0]).joinpath("schemas", "views.sql").read_text())
+    return connection
+
+
+def locked() -> "duckdb.DuckDBPyConnection":
+    """An empty in-memory database that can reach no file, network, extension or Python variable."""
+    import duckdb
+
+    return duckdb.connect(":memory:", config=_LOCKED)
+
+
+def query(manifest: Path, sql: str) -> pa.Table:
+    """Result of one statement. Raises UserError with DuckDB's own message when it is wrong or not allowed."""
+    with connect(manifest) as connection:
+        return run(connection, sql)
+
+
+def run(connection: "duckdb.DuckDBPyConnection", sql: str) -> pa.Table:
+    """Result of a statement as an Arrow table; see ``query``."""
+    import duckdb
+
+    try:
+        return connection.execute(sql).fetch_arrow_table()
+    except duckdb.Error as error:
+        raise UserError(f"SQL: {' '.join(str(error).split())}") from error
+
+
+def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:
+    """Values of a column in the rows of a table where a SQL predicate holds, in the table's order."""
+    with locked() as connection:
+        connection.register("records", table)
+        values: list[Any] = run(connection, f"SELECT {column} FROM records WHERE ({predicate}\n)")[column].to_pylist()
+    return values
+
+
+def shown(value: Any) -> str:
+    """A value as a table shows it: four significant digits, infinity as inf, null as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
+    return str(value)

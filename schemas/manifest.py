@@ -1,0 +1,170 @@
+"""The manifest: one Parquet file, one row per picture found. Its columns, its metadata, and what makes it valid."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import UserError
+from .space import Space
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"ambient"
+ROW_GROUP_SIZE = 65_536
+MAIN_ROOT = "pool"
+
+STATUSES = ("ok", "unreadable", "too_small", "too_large", "duplicate", "excluded")
+ROLES = ("clean", "pool")
+METHODS = ("clean", "classifier", "source", "fixed", "rule", "quantile")
+
+_category = pa.dictionary(pa.int32(), pa.string())
+
+RECORD = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("source", _category, nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("format", _category),
+        pa.field("label", pa.int32()),
+        pa.field("caption", pa.string()),
+        pa.field("status", _category, nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("role", _category, nullable=False),
+    ]
+)
+"""A picture as found, before it is annotated: the first columns of the manifest. Score columns (float32) follow."""
+
+ANNOTATION = pa.schema(
+    [
+        pa.field("p_clean", pa.list_(pa.float32())),
+        pa.field("sigma_min", pa.float32()),
+        pa.field("sigma_min_lo", pa.float32()),
+        pa.field("sigma_min_hi", pa.float32()),
+        pa.field("sigma_max", pa.float32()),
+        pa.field("method", _category),
+    ]
+)
+"""What annotation adds. All are null where status is not ``ok``."""
+
+
+THRESHOLDS = ("sigma_min", "sigma_min_lo", "sigma_min_hi")
+
+
+def manifest_schema(scores: list[str]) -> pa.Schema:
+    """Schema of a manifest with these score columns, each float32 and named after its measure."""
+    taken = set(RECORD.names) | set(ANNOTATION.names)
+    if clash := taken.intersection(scores):
+        raise UserError(f"a score cannot be named {sorted(clash)[0]!r}: the manifest has a column of that name")
+    return pa.schema([*RECORD, *(pa.field(name, pa.float32()) for name in scores), *ANNOTATION])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metadata:
+    """What a manifest says about itself, as JSON under the file metadata's key ``ambient``.
+
+    sigma_grid: noise levels of p_clean, ascending. draws: noise draws behind each value of p_clean.
+    epsilon: a level counts as good when p_clean > 0.5 - epsilon. classifier: BLAKE2b-128 of its file, or None.
+    roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
+    run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
+    """
+
+    space: Space
+    roots: dict[str, str]
+    fingerprint: str
+    package_version: str
+    command: str
+    run: str = ""
+    sigma_grid: list[float] = field(default_factory=list)
+    draws: int = 0
+    epsilon: float = 0.05
+    classifier: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Metadata":
+        fields: dict[str, Any] = json.loads(data)
+        return cls(**{**fields, "space": Space.from_json(fields["space"])})
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Metadata of the manifest at path.
+
+    Raises UserError when the file is missing, is not a manifest, or has another schema version or column types.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no manifest at {path}: write one with `ambient annotate POOL -o {path}`")
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise UserError(f"{path} is a Parquet file but not an ambient manifest: `ambient annotate` writes those")
+    version = json.loads(raw).get("schema_version")
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        todo = "update ambient-omni" if newer else "annotate the pool again"
+        raise UserError(f"{path} has manifest schema {version}; this version reads schema {SCHEMA_VERSION}: {todo}")
+    check_columns(schema, str(path))
+    return Metadata.from_bytes(raw)
+
+
+def check_columns(schema: pa.Schema, where: str) -> None:
+    """Raise UserError unless schema has every manifest column with its type; strings may be dictionaries or not."""
+    for expected in (*RECORD, *ANNOTATION):
+        index = schema.get_field_index(expected.name)
+        if index < 0:
+            raise UserError(f"{where} has no column {expected.name!r}: it is not a complete manifest")
+        found = _value_type(schema.field(index).type)
+        if found != _value_type(expected.type):
+            raise UserError(f"column {expected.name!r} of {where} is {found}, not {_value_type(expected.type)}")
+
+
+def check_rows(table: pa.Table, where: str) -> None:
+    """Raise UserError, naming the first row, where a manifest's values contradict each other.
+
+    Uris are unique; status, role and method are known words; rows with status ``ok`` have an id, a method and
+    thresholds that are numbers >= 0 (inf allowed).
+    """
+    columns = {name: table[name].to_pylist() for name in ("uri", "id", "status", "role", "method")}
+    thresholds = [table[name].to_pylist() for name in ("sigma_min", "sigma_max")]
+    seen: set[str] = set()
+    for row, uri in enumerate(columns["uri"]):
+        problem = None
+        if uri in seen:
+            problem = "its uri appears twice"
+        elif columns["status"][row] not in STATUSES:
+            problem = f"status {columns['status'][row]!r} is unknown"
+        elif columns["role"][row] not in ROLES:
+            problem = f"role {columns['role'][row]!r} is unknown"
+        elif columns["status"][row] == "ok":
+            problem = _problem_of_ok(columns["id"][row], columns["method"][row], [t[row] for t in thresholds])
+        if problem:
+            raise UserError(f"row {row} of {where} ({uri!r}) is wrong: {problem}")
+        seen.add(uri)
+
+
+def _problem_of_ok(content_id: str | None, method: str | None, thresholds: list[float | None]) -> str | None:
+    if content_id is None or len(content_id) != 32:
+        return f"id {content_id!r} is not 32 hex digits"
+    if method not in METHODS:
+        return f"method {method!r} is unknown"
+    if any(t is None or math.isnan(t) or t < 0 for t in thresholds):
+        return f"sigma_min, sigma_max = {thresholds} must be numbers >= 0"
+    return None
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_large_string(kind) else kind
