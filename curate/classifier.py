@@ -38,8 +38,7 @@ class QualityClassifier(nn.Module):
     """Callable (x, sigma) -> logit of "clean" (contract: any such callable can annotate)."""
 
     power: Tensor
-    dct: Tensor
-    mix: Tensor
+    transform: Tensor
     positions: Tensor
 
     def __init__(self, space: Space, config: ClassifierConfig, power: Tensor | None = None) -> None:
@@ -47,8 +46,8 @@ class QualityClassifier(nn.Module):
         super().__init__()
         self.space, self.config = space, config
         bands, views = space.channels * BLOCK * BLOCK, len(_views(space))
-        self.register_buffer("dct", _block_dct(), persistent=False)
-        self.register_buffer("mix", _opponent_colours(space.channels), persistent=False)
+        transform = torch.kron(_opponent_colours(space.channels).T, _block_dct())  # both at once, (C * 64, C * 64)
+        self.register_buffer("transform", transform.contiguous(), persistent=False)
         self.register_buffer("positions", torch.linspace(-1.5, 1.5, _NOISE_FEATURES), persistent=False)
         self.register_buffer("power", torch.ones(views, bands) if power is None else power.float())
         self.block_in = nn.ModuleList(nn.Linear(bands, config.block_width) for _ in range(views))
@@ -70,12 +69,13 @@ class QualityClassifier(nn.Module):
 
         x: (N, C, H, W). Returns one (N, blocks, C * 64) per view.
         """
-        x = torch.einsum("dc,nchw->ndhw", self.mix, x)
+        pyramid = {0: x}
+        for halvings in range(1, 1 + max(halvings for halvings, _ in _views(self.space))):
+            pyramid[halvings] = 2 * nn.functional.avg_pool2d(pyramid[halvings - 1], 2)  # white noise stays white
         out = []
         for halvings, shift in _views(self.space):
-            level = 2**halvings * nn.functional.avg_pool2d(x, 2**halvings)  # orthonormal: white noise stays white
-            side = level.shape[-1] - shift
-            out.append((_blocks(level[:, :, shift:side, shift:side]) @ self.dct).flatten(2))
+            side = pyramid[halvings].shape[-1] - shift
+            out.append(_blocks(pyramid[halvings][:, :, shift:side, shift:side]) @ self.transform)
         return out
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -152,11 +152,11 @@ def load_classifier(path: Path) -> tuple[QualityClassifier, str]:
 
 
 def _blocks(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, blocks, C, 64); a remainder at the right and bottom is left out."""
+    """(N, C, H, W) -> (N, blocks, C * 64); a remainder at the right and bottom is left out."""
     n, c, height, width = x.shape
     h, w = height // BLOCK, width // BLOCK
     x = x[:, :, : h * BLOCK, : w * BLOCK].reshape(n, c, h, BLOCK, w, BLOCK)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(n, h * w, c, BLOCK * BLOCK)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(n, h * w, c * BLOCK * BLOCK)
 
 
 def _film(hidden: Tensor, scale_shift: Tensor) -> Tensor:
@@ -178,4 +178,4 @@ def _opponent_colours(channels: int) -> Tensor:
     if channels != 3:
         return torch.eye(channels)
     rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
-    return rows / rows.norm(dim=1, keepdim=True)
+    return nn.functional.normalize(rows, dim=1)

@@ -52,7 +52,8 @@ def run(connection: "duckdb.DuckDBPyConnection", sql: str) -> pa.Table:
     import duckdb
 
     try:
-        return connection.execute(sql).fetch_arrow_table()
+        result = connection.sql(sql)
+        return result.to_arrow_table() if result is not None else pa.table({})
     except duckdb.Error as error:
         raise UserError(f"SQL: {' '.join(str(error).split())}") from error
 
