@@ -25,9 +25,10 @@ from .parallel import map_in_order
 from .pool import Record, content_id, find, scan
 from .uris import Roots, read_bytes, split_uri
 
-__all__ = ["CLEAN", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
+__all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
 
 CLEAN = "clean"
+DEFAULT_KINDS = ("blur-0.6", "blur-1.2", "blur-2.5", "jpeg-50", "jpeg-25", "jpeg-10")
 TABLE_NAME = "corruption.parquet"
 TABLE = pa.schema(
     [

@@ -57,13 +57,14 @@ def fit_classifier(
 ) -> Fit:
     """Train a classifier of clean against other; keep the weights with the lowest held-out loss.
 
-    clean, other, held_clean, held_other: (N, C, H, W) uint8 pictures, N >= 1, on the device to train on.
+    clean, other, held_clean, held_other: (N, C, H, W) pictures, N >= 1, on the device to train on: uint8, or float32
+    in the units of the space.
     """
     device = clean.device
     generator = torch.Generator(device).manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        power = mean_power(to_unit(torch.cat([clean[:4096], other[:4096]])), space)
+        power = mean_power(_unit(torch.cat([clean[:4096], other[:4096]])), space)
         classifier = QualityClassifier(space, network or ClassifierConfig(), power.cpu()).to(device)
         best, best_loss = copy.deepcopy(classifier.state_dict()), math.inf
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay)
@@ -90,7 +91,7 @@ def fit_classifier(
 def balanced_accuracy(classifier: Classifier, clean: Tensor, other: Tensor, sigma: float, *, seed: int = 0) -> float:
     """Mean of the two hit rates at noise level sigma; a logit of exactly 0 counts half, so knowing nothing is 0.5.
 
-    clean, other: (N, C, H, W) uint8.
+    clean, other: (N, C, H, W) uint8, or float32 in the units of the space.
     """
     generator = torch.Generator(clean.device).manual_seed(seed)
     rates = []
@@ -98,7 +99,7 @@ def balanced_accuracy(classifier: Classifier, clean: Tensor, other: Tensor, sigm
         hits = 0.0
         for part in torch.split(pictures, 1024):
             z = torch.randn(part.shape, device=part.device, generator=generator)
-            logits = classifier(to_unit(part) + sigma * z, torch.full((len(part),), sigma, device=part.device))
+            logits = classifier(_unit(part) + sigma * z, torch.full((len(part),), sigma, device=part.device))
             hits += float(((torch.sign(logits) * sign + 1) / 2).sum())
         rates.append(hits / len(pictures))
     return sum(rates) / 2
@@ -115,7 +116,7 @@ def _loss(
     """Cross-entropy of one balanced batch; sigma is log-uniform over the levels that will be asked for."""
     device = clean.device
     picks = [torch.randint(len(s), (half,), device=device, generator=generator) for s in (clean, other)]
-    x0 = to_unit(torch.cat([clean[picks[0]], other[picks[1]]]))
+    x0 = _unit(torch.cat([clean[picks[0]], other[picks[1]]]))
     flips = torch.rand(2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
     x0 = torch.where(flips, x0.flip(3), x0)
     low, high = math.log(config.lowest), math.log(config.highest)
@@ -133,3 +134,7 @@ def _held_out_loss(classifier: QualityClassifier, clean: Tensor, other: Tensor, 
     losses = [_loss(classifier, clean, other, 512, config, generator) for _ in range(4)]
     classifier.train()
     return float(torch.stack(losses).mean())
+
+
+def _unit(pictures: Tensor) -> Tensor:
+    return to_unit(pictures) if pictures.dtype == torch.uint8 else pictures

@@ -1,6 +1,5 @@
 """SQL over a manifest by DuckDB. A query sees the manifest and nothing else: no other file, no network, no settings."""
 
-import math
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,14 +63,3 @@ def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:
         connection.register("records", table)
         values: list[Any] = run(connection, f"SELECT {column} FROM records WHERE ({predicate}\n)")[column].to_pylist()
     return values
-
-
-def shown(value: Any) -> str:
-    """A value as a table shows it: four significant digits, infinity as inf, null as nothing."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
-    if isinstance(value, list):
-        return f"[{', '.join(shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
-    return str(value)

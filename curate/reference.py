@@ -59,12 +59,15 @@ def best_by_ranks(records: pa.Table, share: float = DEFAULT_SHARE) -> NDArray[np
 
 
 def rank(scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Rank of each score among all, in [0, 1], the highest score 1; ties share their mean rank, NaN ranks 0."""
+    """Share of the scores that are no higher than each, in (0, 1]: the best gets 1; equal scores share the best rank.
+
+    A measure that calls many pictures equally good, as ``unblocked`` does, must not hold them back. NaN gets 0.
+    """
     from scipy.stats import rankdata
 
-    filled = np.where(np.isnan(scores), -np.inf, scores)
-    ranks: NDArray[np.float64] = (rankdata(filled) - 1) / max(len(scores) - 1, 1)
-    return np.where(np.isnan(scores), 0.0, ranks)
+    missing = np.isnan(scores)
+    ranks: NDArray[np.float64] = rankdata(np.where(missing, -np.inf, scores), method="max") / max(len(scores), 1)
+    return np.where(missing, 0.0, ranks)
 
 
 def check_split(num_clean: int, num_other: int, how: str) -> None:

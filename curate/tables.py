@@ -1,0 +1,76 @@
+"""Results on stdout: a table for people, CSV or JSON lines for programs."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+MAX_ROWS = 60
+"""A table shows this many; CSV and JSON give all."""
+
+
+def print_table(table: pa.Table) -> None:
+    """Print a table for people, numbers to the right, at most 60 rows."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)  # never fold what another program reads
+    if table.num_columns == 0:
+        return
+    view = Table(box=None, header_style="bold", pad_edge=False)
+    for field in table.schema:
+        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        view.add_column(escape(field.name), justify="right" if numeric else "left", overflow="fold")
+    for row in table.slice(0, MAX_ROWS).to_pylist():
+        view.add_row(*(escape(_shown(row[name])) for name in table.column_names))
+    console.print(view)
+    if len(table) > MAX_ROWS:
+        more = f"... {len(table) - MAX_ROWS:,} more rows: add --csv or --json for all, or a LIMIT"
+        Console(stderr=True, highlight=False).print(more)
+
+
+def to_csv(table: pa.Table) -> str:
+    """The table as CSV with a header; null is empty, a list is JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.column_names)
+    for row in _rows(table):
+        writer.writerow([_json(v) if isinstance(v, list | dict) else v for v in row.values()])
+    return out.getvalue()
+
+
+def to_json_lines(table: pa.Table) -> str:
+    """One JSON object per row. Infinity is 1e999, which is valid JSON and reads back as infinity; NaN is null."""
+    return "".join(_json(row) + "\n" for row in _rows(table))
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=4096):
+        yield from batch.to_pylist()
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_json(str(k))}: {_json(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "null" if math.isnan(value) else "1e999" if value > 0 else "-1e999"
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _shown(value: Any) -> str:
+    """Four significant digits, null as nothing, control characters escaped."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))

@@ -1,0 +1,124 @@
+"""The classifier and the annotator against the exact answers of Gaussian random fields (tests/fields.py)."""
+
+import numpy as np
+import pytest
+import torch
+from fields import Fields
+from scipy.stats import spearmanr
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ambient.curate.curves import p_clean
+from ambient.curate.fit import Fit, FitConfig, fit_classifier
+from ambient.curate.noise import names_of
+from ambient.curate.threshold import crossing, decide, isotonic, sigma_grid
+from ambient.schemas.space import Space
+
+pytestmark = pytest.mark.slow
+
+FIELDS = Fields(resolution=16)
+BLURS = [0.5, 1.0, 2.0]
+PER_BLUR = 64
+EPSILON = 0.05
+SPACE = Space(resolution=16, channels=1)
+
+
+def mixture(num: int, seed: int) -> Tensor:
+    """num fields of each blur, blur after blur."""
+    return torch.cat([FIELDS.draw(num, blur=blur, seed=seed + i) for i, blur in enumerate(BLURS)])
+
+
+def optimal(x: Tensor, sigma: Tensor) -> Tensor:
+    return FIELDS.optimal_logit(x, sigma, blurs=BLURS)
+
+
+@pytest.fixture(scope="module")
+def fit() -> Fit:
+    return fit_classifier(
+        FIELDS.draw(9000, seed=1),
+        mixture(3000, seed=10),
+        FIELDS.draw(900, seed=2),
+        mixture(300, seed=20),
+        space=SPACE,
+        config=FitConfig(steps=1400),
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    return mixture(PER_BLUR, seed=30)
+
+
+@pytest.fixture(scope="module")
+def true_sigma_min(pictures: Tensor) -> np.ndarray:
+    """From the optimal classifier, with four times the draws of the annotator under test."""
+    return thresholds(optimal, pictures, draws=256, seed=1)
+
+
+@pytest.fixture(scope="module")
+def found_sigma_min(fit: Fit, pictures: Tensor) -> np.ndarray:
+    return thresholds(fit.classifier, pictures, draws=64, seed=0)
+
+
+def thresholds(classifier, pictures: Tensor, *, draws: int, seed: int) -> np.ndarray:
+    names = names_of([f"{i:032x}"[::-1] for i in range(len(pictures))])
+    levels = torch.tensor(sigma_grid(), dtype=torch.float32)
+    curves = p_clean(classifier, pictures, names, levels, draws=draws, seed=seed, batch=4096)
+    return crossing(isotonic(curves.mean(dim=2).double().numpy()), sigma_grid(), 0.5 - EPSILON)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 2.0, 4.0])
+def test_classifier_is_near_the_optimum(fit: Fit, sigma: float) -> None:
+    """Mean KL(optimal || net) <= 0.02 nats over noisy clean and blurred fields, half and half."""
+    x0 = torch.cat([FIELDS.draw(1500, seed=40), mixture(500, seed=50)])
+    x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    levels = torch.full((len(x),), sigma)
+    best = optimal(x, levels)
+    with torch.no_grad():
+        net = fit.classifier(x, levels).double()
+    p = torch.sigmoid(best)
+    kl = p * (logsigmoid(best) - logsigmoid(net)) + (1 - p) * (logsigmoid(-best) - logsigmoid(-net))
+    assert kl.mean() <= 0.02
+
+
+def test_sigma_min_of_mixed_blurs(found_sigma_min: np.ndarray, true_sigma_min: np.ndarray) -> None:
+    error = np.abs(np.log(found_sigma_min / true_sigma_min))
+    assert np.isfinite(error).all()
+    assert spearmanr(found_sigma_min, true_sigma_min).statistic >= 0.95
+    assert np.median(error) <= 0.10
+
+
+def test_sigma_min_beats_the_best_constant_per_blur(found_sigma_min: np.ndarray, true_sigma_min: np.ndarray) -> None:
+    truth, found = (np.log(s).reshape(len(BLURS), PER_BLUR) for s in (true_sigma_min, found_sigma_min))
+    constant = np.abs(truth - np.median(truth, axis=1, keepdims=True))  # the median has the least absolute error
+    assert np.abs(found - truth).mean() < constant.mean()
+
+
+@pytest.mark.parametrize("blur", range(len(BLURS)))
+def test_sigma_min_orders_fields_of_one_blur(found_sigma_min: np.ndarray, true_sigma_min: np.ndarray, blur: int) -> None:
+    mine = slice(blur * PER_BLUR, (blur + 1) * PER_BLUR)
+    assert spearmanr(found_sigma_min[mine], true_sigma_min[mine]).statistic >= 0.7
+
+
+def test_interval_covers_repeated_draws(fit: Fit, pictures: Tensor) -> None:
+    """The 90 % interval from 16 draws covers the value of the same classifier with many draws."""
+    names = names_of([f"{i:032x}"[::-1] for i in range(len(pictures))])
+    levels = torch.tensor(sigma_grid(), dtype=torch.float32)
+    draws = p_clean(fit.classifier, pictures, names, levels, draws=16, seed=5).double().numpy()
+    _, lo, hi = decide(draws, sigma_grid(), EPSILON)
+    dense = thresholds(fit.classifier, pictures, draws=64, seed=0)
+    covered = ((lo <= dense) & (dense <= hi)).mean()
+    assert 0.8 <= covered <= 0.99
+
+
+def test_an_untrained_classifier_knows_nothing() -> None:
+    blurred = mixture(40, seed=60)
+    fit = fit_classifier(
+        FIELDS.draw(100, seed=61),
+        blurred,
+        FIELDS.draw(100, seed=62),
+        blurred,
+        space=SPACE,
+        config=FitConfig(steps=1, lr=1e-9),
+    )
+    assert abs(fit.accuracy - 0.5) < 0.1

@@ -1,0 +1,118 @@
+import errno
+import itertools
+import os
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+from ambient.curate import uris
+from ambient.curate.uris import close_archives, make_uri, read_bytes, split_uri
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    close_archives()
+
+
+def test_uris_are_unique_and_lead_back(tmp_path):
+    (tmp_path / "root.zip").write_bytes(b"")
+    roots = {"pool": str(tmp_path), "extra": str(tmp_path / "x"), "packed": str(tmp_path / "root.zip")}
+    parts = ["a.png", "a.zip", "a.zip!", "a.zip!!", "a.ZIP!", "pool:a", "extra:a", "packed:a", "other:a", ":", "!"]
+    files = ["/".join(p) for n in (1, 2) for p in itertools.product(parts, repeat=n)]
+    members = ["a.png", "/a.png", "b.zip!/c", "b.zip!!/c", "pool:x"]
+    seen = {}
+    for root in ("pool", "extra"):
+        for path, member in [(f, None) for f in files] + [("a.zip", m) for m in members]:
+            uri = make_uri(path, member, root=root, roots=roots)
+            assert split_uri(uri, roots) == (roots[root], path, member)
+            assert seen.setdefault(uri, (root, path, member)) == (root, path, member)
+    for path in files:
+        uri = make_uri(path, root="packed", roots=roots)
+        assert split_uri(uri, roots) == (roots["packed"], "", path)
+        assert seen.setdefault(uri, ("packed", path, None)) == ("packed", path, None)
+
+
+def test_plain_uris_read_as_paths(tmp_path):
+    roots = {"pool": str(tmp_path)}
+    assert make_uri("cats/a.png", roots=roots) == "cats/a.png"
+    assert make_uri("cats/s.zip", "d/a.png", roots=roots) == "cats/s.zip!/d/a.png"
+    assert make_uri("b:c.png", roots=roots) == "b:c.png"
+
+
+def write_zip(path, count, salt=b""):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(count):
+            archive.writestr(f"{i}.bin", salt + str(i).encode() * 500)
+
+
+def test_threads_share_archives(tmp_path):
+    for n in range(4):
+        write_zip(tmp_path / f"{n}.zip", 50, str(n).encode())
+    roots, wrong = {"pool": str(tmp_path)}, []
+
+    def read(step):
+        for k in range(200):
+            n, i = (k * step) % 4, (k * step * 7) % 50
+            if read_bytes(f"{n}.zip!/{i}.bin", roots) != str(n).encode() + str(i).encode() * 500:
+                wrong.append((n, i))
+
+    threads = [threading.Thread(target=read, args=(step,)) for step in (1, 3, 5, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_few_archives_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(uris, "_MAX_ARCHIVES", 2)
+    for n in range(5):
+        write_zip(tmp_path / f"{n}.zip", 1)
+    before = open_files()
+    for n in (0, 1, 2, 3, 4, 0):
+        assert read_bytes(f"{n}.zip!/0.bin", {"pool": str(tmp_path)})
+    assert open_files() == before + 2
+    close_archives()
+    assert open_files() == before
+
+
+def test_an_archive_is_parsed_once(tmp_path, monkeypatch):
+    write_zip(tmp_path / "a.zip", 20)
+    opened = []
+    real = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *arguments: opened.append(arguments) or real(*arguments))
+    for i in range(20):
+        read_bytes(f"a.zip!/{i}.bin", {"pool": str(tmp_path)})
+    assert opened == [(str(tmp_path / "a.zip"),)]
+    write_zip(tmp_path / "a.zip", 3, b"new")
+    assert read_bytes("a.zip!/1.bin", {"pool": str(tmp_path)}).startswith(b"new1")
+
+
+def test_what_cannot_be_read_raises(tmp_path, monkeypatch):
+    write_zip(tmp_path / "a.zip", 1)
+    (tmp_path / "b.zip").write_bytes(b"nothing")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "big").write_bytes(bytes(2000))
+    roots = {"pool": str(tmp_path)}
+    with pytest.raises(KeyError):
+        read_bytes("a.zip!/none", roots)
+    with pytest.raises(zipfile.BadZipFile):
+        read_bytes("b.zip!/none", roots)
+    with pytest.raises(FileNotFoundError):
+        read_bytes("c.zip!/none", roots)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bytes("pipe", roots)
+    with pytest.raises(IsADirectoryError):
+        read_bytes("", roots)
+    monkeypatch.setattr(uris, "MAX_BYTES", 1000)
+    for uri in ("big", "a.zip!/0.bin"):
+        write_zip(tmp_path / "a.zip", 1, bytes(1000))
+        with pytest.raises(OSError, match="too large") as caught:
+            read_bytes(uri, roots)
+        assert caught.value.errno == errno.EFBIG

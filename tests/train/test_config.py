@@ -1,0 +1,75 @@
+"""Settings from the command line, what is refused, and the trip through JSON."""
+
+import json
+
+import pytest
+from ambient.schemas.errors import UserError
+from ambient.train.config import PRESETS, TrainConfig, first_difference
+
+
+def test_settings_change_a_preset() -> None:
+    settings = ["lr=1e-4", "num_images=2e5", "network.channels=64", "network.multipliers=1,2,4", "target=plain"]
+    config = TrainConfig.from_settings([*settings, "resolution=64", "buffer = 2"], preset="small")
+    assert (config.lr, config.num_images, config.target, config.resolution, config.buffer) == (
+        1e-4,
+        200_000,
+        "plain",
+        64,
+        2,
+    )
+    assert (config.network.channels, config.network.multipliers) == (64, (1, 2, 4))
+    assert config.batch_size == PRESETS["small"].batch_size
+    assert TrainConfig.from_settings(["resolution=none"]).resolution is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learning_rat=1", "no setting 'learning_rat'"),
+        ("batchsize=1", "did you mean 'batch_size'"),
+        ("network.chanels=8", "did you mean 'network.channels'"),
+        ("lr", "key=value"),
+        ("lr=fast", "lr must be a number"),
+        ("batch_size=1.5", "batch_size must be a whole number"),
+        ("network.multipliers=1,x", "whole numbers such as"),
+        ("lr=0", "lr must be above 0"),
+        ("lr=nan", "lr must be above 0"),
+        ("buffer=1", "buffer must be above 1"),
+        ("target=clean", "ambient, plain"),
+        ("precision=fp16", "auto, fp32, bf16"),
+        ("P_std=9", "at most 5"),
+        ("decay=2", "decay must lie"),
+        ("network.dropout=1", "network.dropout"),
+        ("network=8", "no setting 'network'"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        TrainConfig.from_settings([setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'smoke'"):
+        TrainConfig.from_settings([], preset="smoek")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_json_keeps_everything(preset: str) -> None:
+    config = PRESETS[preset]
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_learning_rate_rises_stays_and_falls_to_nothing() -> None:
+    config = TrainConfig(num_images=1000, batch_size=10, lr=2.0, warmup=0.1, decay=0.5)
+    assert config.lr_at(0) == pytest.approx(0.2)
+    assert config.lr_at(90) == config.lr_at(300) == config.lr_at(500) == 2.0
+    assert config.lr_at(750) == pytest.approx(1.0)
+    assert config.lr_at(990) == pytest.approx(0.04)
+
+
+def test_first_difference_is_named_with_its_path() -> None:
+    a, b = {"x": 1, "y": {"z": 2, "w": 3}}, {"x": 1, "y": {"z": 2, "w": 4}, "v": 5}
+    assert first_difference(a, b) == ("y.w", 3, 4)
+    assert first_difference({"x": 1}, {"x": 1, "v": 5}) == ("v", None, 5)
+    assert first_difference(a, a) is None

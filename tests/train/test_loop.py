@@ -1,0 +1,235 @@
+"""Training as a whole: resuming is bit for bit on a CPU, whatever ended the run, and wrong use is one clear line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from ambient.curate.reporter import Reporter
+from ambient.schemas.errors import UserError
+from ambient.train import checkpoint
+from ambient.train.config import TrainConfig
+from ambient.train.loop import train
+from ambient.train.monitor import band_names
+from ambient.train.networks.unet import UNetConfig
+from ambient.train.plan import describe
+from ambient.train.run import Progress, spoken
+from ambient.train.state import PARTS
+from small_pool import write_pool
+
+CONFIG = TrainConfig(
+    num_images=240,
+    batch_size=8,
+    lr=1e-3,
+    log_images=24,
+    sample_images=120,
+    snapshot_images=48,
+    sample_count=2,
+    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1, dropout=0.1),
+)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pool(tmp_path_factory.mktemp("loop"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest: Path, one_thread: None) -> Path:
+    """The folder of a whole run."""
+    train(manifest, manifest.parent / "undisturbed", CONFIG, device="cpu")
+    return manifest.parent / "undisturbed"
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """The same last checkpoint, bit for bit."""
+    (left, right) = (checkpoint.read(checkpoint.folders(run)[-1], PARTS) for run in (a, b))
+    assert left.num_images == right.num_images == 240
+    for part in PARTS:
+        assert left.parts[part].keys() == right.parts[part].keys()
+        for name, tensor in left.parts[part].items():
+            assert torch.equal(tensor, right.parts[part][name]), (part, name)
+
+
+def figures(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["images_per_s"]
+    return lines
+
+
+def test_a_run_leaves_what_it_promises(manifest: Path, undisturbed: Path) -> None:
+    assert [f.name for f in checkpoint.folders(undisturbed)] == ["000000000192", "000000000240"]
+    assert sorted(f.name for f in (undisturbed / "samples").iterdir()) == ["000000000120.png", "000000000240.png"]
+    lines = figures(undisturbed)
+    assert [line["images"] for line in lines] == list(range(24, 241, 24))
+    assert lines[-1]["lr"] == pytest.approx(CONFIG.lr_at(232))
+    about = json.loads((undisturbed / "config.json").read_text())
+    assert TrainConfig.from_json(about["config"]) == CONFIG
+    assert about["manifest"] == str(manifest)
+    assert not list(undisturbed.rglob("*.partial"))
+
+
+def test_stopping_and_continuing_changes_nothing(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Stops every seven steps, between checkpoints and between lines of the log, until the run is finished."""
+    run = tmp_path / "run"
+    for end in (56, 112, 168, 224, 240):
+        steps = iter(range(8))
+        newest = train(manifest, run, CONFIG, device="cpu", workers=0, stop=lambda steps=steps: next(steps) == 7)
+        assert int(newest.name) == end
+    assert_same_weights(run, undisturbed)
+    seen = [line["images"] for line in figures(run)]
+    assert seen == sorted({*range(24, 241, 24), 56, 112, 168, 224})
+
+
+def test_stopping_before_the_first_step_can_be_continued(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(manifest, run, CONFIG, device="cpu", stop=lambda: True).name == "000000000000"
+    train(manifest, run, CONFIG, device="cpu")
+    assert_same_weights(run, undisturbed)
+
+
+SCRIPT = """
+import sys, time, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+from test_loop import CONFIG
+from ambient.train.loop import train
+def slowly():
+    time.sleep(0.02)
+    return False
+train(Path(sys.argv[1]), Path(sys.argv[2]), CONFIG, device="cpu", stop=slowly)
+"""
+
+
+def test_sigkill_and_the_same_command_give_the_same_weights(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    here = Path(__file__)
+    environment = {"PYTHONPATH": f"{here.parent}:{here.parents[1]}", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", SCRIPT, str(manifest), str(run), str(here.parent)]
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "000000000096").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.11)  # into the steps after the checkpoint
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint.folders(run)[-1].name < "000000000240"
+    train(manifest, run, CONFIG, device="cpu")
+    assert_same_weights(run, undisturbed)
+    assert figures(run) == figures(undisturbed)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_trained_again(
+    manifest: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    run = tmp_path / "run"
+    train(manifest, run, CONFIG, device="cpu")
+    weights = run / "checkpoints" / "000000000240" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    told: list[Progress] = []
+    train(manifest, run, CONFIG, device="cpu", report=told.append)
+    assert "is damaged" in told[0].message
+    assert "continues: 192 of 240" in told[1].message
+    assert_same_weights(run, undisturbed)
+    assert figures(run) == figures(undisturbed)
+
+
+def test_a_finished_run_says_so_and_does_nothing(manifest: Path, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    told: list[Progress] = []
+    newest = train(manifest, undisturbed, CONFIG, device="cpu", report=told.append)
+    assert newest.name == "000000000240"
+    assert [p.message for p in told] == [f"{undisturbed} is finished: 240 of 240 pictures"]
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+
+
+def test_another_configuration_or_manifest_is_refused(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"was trained with lr = 0.001, not 0.5"):
+        train(manifest, undisturbed, replace(CONFIG, lr=0.5), device="cpu")
+    wider = replace(CONFIG, network=replace(CONFIG.network, channels=16))
+    with pytest.raises(UserError, match=r"network.channels = 8, not 16"):
+        train(manifest, undisturbed, wider, device="cpu")
+    with pytest.raises(UserError, match="another manifest"):
+        train(write_pool(tmp_path, sigma_min=[0.0] * 12), undisturbed, CONFIG, device="cpu")
+
+
+@pytest.mark.parametrize("target", ["ambient", "plain"])
+def test_loss_falls(manifest: Path, tmp_path: Path, target: str) -> None:
+    told: list[Progress] = []
+    config = replace(CONFIG, num_images=2400, log_images=240, snapshot_images=2400, sample_images=2400, target=target)
+    train(manifest, tmp_path / "run", config, device="cpu", report=told.append)
+    losses = [p.losses.loss for p in told if p.losses]
+    assert losses[0] > 0.8
+    assert losses[-1] < 0.7 * losses[0]
+    floors = [p.losses.floor for p in told if p.losses]
+    assert all(f == 0 for f in floors) == (target == "plain")
+
+
+def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = spoken(Reporter())
+    for _ in range(2):
+        train(manifest, tmp_path / "run", replace(CONFIG, num_images=48), device="cpu", report=report)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert [line.partition(",")[0] for line in lines[:2]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
+    assert lines[1].endswith("0 s left")
+    assert lines[2:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
+
+
+def test_conditional_training_runs(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path, labels=[0, 1, None] * 4)
+    config = replace(CONFIG, num_images=16, num_classes=2)
+    assert train(manifest, tmp_path / "run", config, device="cpu").name == "000000000016"
+    with pytest.raises(UserError, match="at least 2"):
+        train(manifest, tmp_path / "other", replace(config, num_classes=1), device="cpu")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows_and_saves_nothing(manifest: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, lr=1e12, warmup=0.0, decay=0.0)
+    with pytest.raises(
+        UserError, match=r"not finite in step \d+ .*for \d of 8 pictures \(0\d\d.png at sigma"
+    ) as caught:
+        train(manifest, tmp_path / "run", config, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert checkpoint.folders(tmp_path / "run") == []
+
+
+def test_uncovered_noise_levels_stop_before_training(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path, sigma_min=[2.0] * 12)
+    with pytest.raises(UserError, match=r"no picture is usable below sigma 2\.309"):
+        train(manifest, tmp_path / "run", CONFIG, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_asked_for_and_absent(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="PyTorch sees 0 CUDA devices"):
+        train(manifest, tmp_path / "run", CONFIG, device="cuda")
+
+
+def test_unknown_device(manifest: Path, tmp_path: Path) -> None:
+    for device in ("gpu", "meta"):
+        with pytest.raises(UserError, match="use auto, cpu, cuda"):
+            train(manifest, tmp_path / "run", CONFIG, device=device)
+
+
+def test_describe_counts_what_training_would_see(tmp_path: Path) -> None:
+    plan = describe(write_pool(tmp_path), CONFIG)
+    assert (plan["pictures"], plan["steps"], plan["uncovered_share"]) == (12, 30, 0.0)
+    assert list(plan["bands"]) == band_names()
+    assert plan["bands"]["0-0.1"]["usable"] == 4  # the clean ones
+    assert plan["bands"]["1-3"]["usable"] == 12
+    assert sum(band["share"] for band in plan["bands"].values()) == pytest.approx(1)
+    assert 240 / 12 < plan["clean_repeats"] < 240 / 4
+    json.dumps(plan)

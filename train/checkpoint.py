@@ -1,0 +1,134 @@
+"""Checkpoints: folders ``checkpoints/000012345678`` (pictures seen) of safetensors files and one ``state.json``.
+
+A folder is written under a temporary name, flushed to disk and renamed, so one with its final name is complete;
+checksums tell whether it still is. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..schemas.errors import UserError
+from .files import PARTIAL, sync_folder, write_synced, writing
+
+_FORMAT = 1
+_STATE = "state.json"
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """num_images: pictures seen. parts: ``weights``, ``ema``, ``optimizer``, each name -> tensor on the CPU.
+
+    about: JSON about the run (configuration, fingerprint, Space).
+    """
+
+    num_images: int
+    parts: dict[str, Tensors]
+    about: dict[str, Any]
+
+
+class Damaged(Exception):  # noqa: N818 (it describes the checkpoint, not a fault of the program)
+    """A checkpoint whose files are not what was written."""
+
+
+def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write a checkpoint of the run, then remove all but the newest ``keep``. Returns its folder.
+
+    Raises UserError when the disk is full; what was half-written is removed.
+    """
+    final = run / "checkpoints" / f"{checkpoint.num_images:012d}"
+    partial = final.with_name(final.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with writing(run):
+            partial.mkdir(parents=True)
+            _write_files(partial, checkpoint)
+            shutil.rmtree(final, ignore_errors=True)  # a damaged one that was trained past again
+            partial.rename(final)
+            sync_folder(final.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in folders(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(run: Path, *, parts: tuple[str, ...], warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+    """The newest undamaged checkpoint of a run, or None; ``warn`` is told of each damaged one passed over.
+
+    parts: which to load. Raises UserError where there are checkpoints and every one is damaged.
+    """
+    found = folders(run)
+    for folder in reversed(found):
+        try:
+            return folder, read(folder, parts)
+        except Damaged as why:
+            warn(f"checkpoint {folder} is damaged ({why}): using the one before it")
+    if found:
+        raise UserError(f"every checkpoint in {run / 'checkpoints'} is damaged: remove {run} to train from the start")
+    return None
+
+
+def read(folder: Path, parts: tuple[str, ...]) -> Checkpoint:
+    """The checkpoint in this folder, with these parts. Raises Damaged, or UserError for another format."""
+    try:
+        state = json.loads((folder / _STATE).read_text())
+        if state.pop("checksum") != _checksum(_canonical(state)):
+            raise ValueError(f"{_STATE} does not have its checksum")
+        if state["format"] != _FORMAT:
+            raise UserError(f"{folder} has checkpoint format {state['format']}, not {_FORMAT}: use another version")
+        tensors = {name: _read_part(folder / f"{name}.safetensors", state["checksums"][name]) for name in parts}
+        return Checkpoint(num_images=state["num_images"], parts=tensors, about=state["about"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise Damaged(f"{type(error).__name__}: {error}") from error
+
+
+def folders(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(f for f in (run / "checkpoints").glob("[0-9]" * 12) if f.is_dir())
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    checksums = {}
+    for name, tensors in checkpoint.parts.items():
+        # safetensors stores memory in row order; channels-last weights are put in that order first.
+        data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+        write_synced(folder / f"{name}.safetensors", data)
+        checksums[name] = _checksum(data)
+    state = {
+        "format": _FORMAT,
+        "num_images": checkpoint.num_images,
+        "torch": torch.__version__,
+        "checksums": checksums,
+        "about": checkpoint.about,
+    }
+    state["checksum"] = _checksum(_canonical(state))
+    write_synced(folder / _STATE, json.dumps(state, indent=1).encode())
+    sync_folder(folder)
+
+
+def _read_part(path: Path, checksum: str) -> Tensors:
+    data = path.read_bytes()
+    if _checksum(data) != checksum:
+        raise ValueError(f"{path.name} does not have its checksum")
+    tensors: Tensors = load(data)
+    return tensors
+
+
+def _canonical(state: dict[str, Any]) -> bytes:
+    return json.dumps(state, sort_keys=True).encode()
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

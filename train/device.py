@@ -1,0 +1,29 @@
+"""How the network runs on its device: number format, compilation, kernels."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+_COMPILING_PAYS = 1_000_000  # training pictures
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which the network runs. precision: ``fp32``, ``bf16``, or ``auto``, which is bf16 on CUDA."""
+    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def should_compile(device: torch.device, choice: str, num_images: int) -> bool:
+    """Whether to compile the network. choice: ``on``, ``off``, or ``auto``: on CUDA, for so many pictures that it pays.
+
+    On one H200 the preset ``small`` took 85 s to compile and then 0.17 ms instead of 0.35 ms a picture.
+    """
+    return choice == "on" or (choice == "auto" and device.type == "cuda" and num_images >= _COMPILING_PAYS)
+
+
+def use_fast_kernels(device: torch.device) -> None:
+    """Let CUDA choose the fastest convolutions, and TF32 for what stays in float32."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = True

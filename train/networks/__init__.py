@@ -1,0 +1,1 @@
+"""Networks: callables (x, c_noise, condition) -> raw output, to be wrapped by ``train/precondition.py``."""

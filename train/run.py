@@ -1,0 +1,179 @@
+"""The folder of a run: where it continues, and what is written into it when."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..schemas.errors import UserError
+from . import checkpoint
+from .config import TrainConfig, first_difference
+from .data import Rows
+from .files import append_json, cut_metrics, write_whole, writing
+from .generate import sample, save_grid
+from .monitor import Losses, Monitor, NotFinite
+from .sampler import Sampler, slots
+from .state import PARTS, State
+
+if TYPE_CHECKING:
+    from ..curate.reporter import Reporter
+
+_ROWS_NAMED = 5  # rows named in an error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What ``report`` is told: a message for people, or, where that is empty, how far the work is.
+
+    stage: ``reading`` (num_images of total decoded) or ``training`` (num_images of total trained on).
+    losses, lr, images_per_s: of the pictures since the last report of training.
+    """
+
+    stage: str = "training"
+    message: str = ""
+    num_images: int = 0
+    total: int = 0
+    losses: Losses | None = None
+    lr: float = 0.0
+    images_per_s: float = 0.0
+
+
+Report = Callable[[Progress], None]
+
+
+def spoken(reporter: "Reporter") -> Report:
+    """A ``report`` for people: each message, and a line per line of metrics.jsonl."""
+
+    def report(progress: Progress) -> None:
+        done = f"{progress.num_images:,} of {progress.total:,} pictures"
+        if progress.message:
+            reporter.say(progress.message)
+        elif progress.stage == "reading":
+            reporter.say(f"reading: {done}")
+        elif progress.losses is not None:
+            left = (progress.total - progress.num_images) / progress.images_per_s
+            speed = f"{progress.images_per_s:,.0f}/s, {left:,.0f} s left"
+            reporter.say(f"training: {done}, loss {progress.losses.loss:.4f}, {speed}")
+
+    return report
+
+
+class Run:
+    """Keeps config.json, metrics.jsonl, samples/ and checkpoints/ of one training run."""
+
+    def __init__(self, out: Path, config: TrainConfig, rows: Rows, sampler: Sampler, report: Report) -> None:
+        self.out, self.config = out, config
+        self.total = config.num_steps * config.batch_size
+        self.newest: Path | None = None
+        self._rows, self._sampler, self._report = rows, sampler, report
+        self._about = {"config": config.to_json(), "fingerprint": rows.fingerprint, "space": rows.space.to_json()}
+        self._clock, self._logged = time.monotonic(), 0
+
+    def say(self, message: str) -> None:
+        self._report(Progress(message=message, total=self.total))
+
+    def say_reading(self, num_images: int, total: int) -> None:
+        self._report(Progress(stage="reading", num_images=num_images, total=total))
+
+    def resume(self, state: State) -> None:
+        """Restore the newest checkpoint, if there is one. Raises UserError where it belongs to another run."""
+        found = checkpoint.newest(self.out, parts=PARTS, warn=self.say)
+        if found is None:
+            return
+        self.newest, saved = found
+        # Through JSON, as the checkpoint's own went: tuples become lists.
+        if difference := first_difference(saved.about, json.loads(json.dumps(self._about))):
+            raise UserError(_other_run(self.out, *difference))
+        state.restore(saved)
+        what = "is finished" if state.num_images >= self.total else "continues"
+        self.say(f"{self.out} {what}: {state.num_images:,} of {self.total:,} pictures")
+
+    def begin(self, state: State, manifest: Path, device: torch.device) -> None:
+        """Write config.json and cut metrics.jsonl back to where the run continues."""
+        about = {**self._about, "manifest": str(manifest.resolve()), "device": str(device), "torch": torch.__version__}
+        with writing(self.out):
+            (self.out / "samples").mkdir(parents=True, exist_ok=True)
+            write_whole(self.out / "config.json", (json.dumps(about, indent=1) + "\n").encode())
+            cut_metrics(self.out / "metrics.jsonl", state.num_images)
+
+    def start_clock(self, state: State) -> None:
+        """Call when the first step begins: reading pictures does not count as training."""
+        self._clock, self._logged = time.monotonic(), state.num_images
+
+    def after_step(self, state: State, monitor: Monitor) -> None:
+        """Log, draw samples and save where it is time for that."""
+        config = self.config
+        due_log, due_grid, due_save = (
+            self._due(every, state) for every in (config.log_images, config.sample_images, config.snapshot_images)
+        )
+        if due_log or due_grid or due_save:
+            self._log(state, monitor)
+        if due_grid and config.sample_count:
+            self._grid(state)
+        if due_save:
+            self.save(state, monitor)
+        if due_grid or due_save:
+            self.start_clock(state)
+
+    def save(self, state: State, monitor: Monitor) -> Path:
+        """Write a checkpoint, unless there is one of this very moment. Returns its folder."""
+        if self.newest is not None and int(self.newest.name) == state.num_images:
+            return self.newest
+        self._log(state, monitor)
+        if not state.is_finite():
+            raise UserError(f"the weights are not finite after {state.num_images:,} pictures: {_remedy(self.newest)}")
+        self.newest = checkpoint.write(self.out, state.to_checkpoint(self._about), keep=self.config.keep)
+        return self.newest
+
+    def _due(self, every: int, state: State) -> bool:
+        before = state.num_images - self.config.batch_size
+        return state.num_images >= self.total or before // every != state.num_images // every
+
+    def _log(self, state: State, monitor: Monitor) -> None:
+        """One line of metrics.jsonl for the pictures since the last, if any. Raises UserError for a loss not finite."""
+        if state.num_images == self._logged:
+            return
+        try:
+            losses = monitor.read()
+        except NotFinite as where:
+            raise UserError(self._not_finite(where)) from where
+        speed = (state.num_images - self._logged) / (time.monotonic() - self._clock)
+        lr = self.config.lr_at(state.num_images - self.config.batch_size)
+        figures = {"images": state.num_images, **asdict(losses), "lr": lr, "images_per_s": round(speed, 1)}
+        with writing(self.out):
+            append_json(self.out / "metrics.jsonl", figures)
+        progress = Progress(num_images=state.num_images, total=self.total, losses=losses, lr=lr, images_per_s=speed)
+        self._report(progress)
+        self.start_clock(state)
+
+    def _grid(self, state: State) -> None:
+        seeds = torch.arange(self.config.sample_count, device=next(state.average.parameters()).device)
+        pictures = sample(state.average, self.config, self._rows.space, seeds)
+        with writing(self.out):
+            save_grid(self.out / "samples" / f"{state.num_images:012d}.png", pictures)
+
+    def _not_finite(self, where: NotFinite) -> str:
+        """Names the step and the rows, which are drawn again: nobody kept them."""
+        row, sigma = self._sampler.draw(slots(where.num_images, self.config.batch_size))
+        bad = where.bad.nonzero().flatten().tolist()
+        named = ", ".join(f"{self._rows.uris[row[i]]} at sigma {float(sigma[i]):.3g}" for i in bad[:_ROWS_NAMED])
+        return (
+            f"the loss is not finite in step {where.num_images // self.config.batch_size} "
+            f"(after {where.num_images:,} pictures) for {len(bad)} of {self.config.batch_size} pictures "
+            f"({named}{', ...' if len(bad) > _ROWS_NAMED else ''}): {_remedy(self.newest)}"
+        )
+
+
+def _remedy(newest: Path | None) -> str:
+    where = f"; the last good checkpoint is {newest}" if newest else ""
+    return f"train in another folder with a lower lr or precision=fp32{where}"
+
+
+def _other_run(out: Path, key: str, saved: Any, asked: Any) -> str:
+    if key == "fingerprint":
+        return f"{out} was trained on another manifest (pictures or thresholds differ): choose another folder"
+    return f"{out} was trained with {key.removeprefix('config.')} = {saved}, not {asked}: choose another folder"

@@ -1,0 +1,150 @@
+"""Which picture at which noise level: sigma from the training density, then one of the pictures usable there."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..curate.noise import Purpose, words
+from ..schemas.errors import UserError
+from ..schemas.usable import BETA
+
+MAX_UNCOVERED = 1e-4
+"""Share of the training density at which no picture may be usable before training is refused."""
+
+_CHUNK = 1 << 14  # draws worked on at a time, so that the temporaries stay in cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uncovered:
+    """Noise levels low <= sigma <= high at which no picture is usable, and their share of the training density."""
+
+    low: float
+    high: float
+    share: float
+
+
+class Sampler:
+    """Draws (row, sigma): ln sigma ~ N(P_mean, P_std^2), the row uniform among those usable at sigma.
+
+    A pure function of (seed, global index of the training picture), in O(log N) per draw without rejection.
+    A picture with sigma_max <= beta * sigma_min has two disjoint usable sets, above the one and below the other;
+    any other is usable everywhere. So the sorted lower bounds and the sorted upper bounds, each counted by bisection,
+    number the usable pictures of any sigma.
+    """
+
+    def __init__(
+        self, sigma_min: Tensor, sigma_max: Tensor, *, P_mean: float, P_std: float, beta: float = BETA, seed: int = 0
+    ) -> None:
+        """sigma_min, sigma_max: (N,) thresholds of the pictures with status ``ok``, >= 0, inf allowed.
+
+        P_mean, P_std: of ln sigma (arXiv 2206.00364, table 1). beta: see ``schemas/usable.py``.
+        Raises UserError where there is no picture, or none is usable on more than MAX_UNCOVERED of the density.
+        """
+        if len(sigma_min) == 0:
+            raise UserError("the manifest has no picture with status 'ok': nothing to train on")
+        self._mean, self._std, self._seed = P_mean, P_std, seed
+        above = sigma_min.double().cpu() * beta
+        below = sigma_max.double().cpu()
+        everywhere = below > above
+        self._above, self._row_above = torch.where(everywhere, -1.0, above).sort(stable=True)
+        self._below, self._row_below = torch.where(everywhere, 0.0, below).sort(stable=True)
+        self.uncovered = self._find_uncovered()
+        if self.uncovered.share > MAX_UNCOVERED:
+            raise UserError(_no_picture(self.uncovered))
+
+    def draw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """indices: (B,) int64 global indices of training pictures. Returns rows (B,) int64 and sigma (B,) float32."""
+        rows = torch.empty(len(indices), dtype=torch.int64)
+        sigma = torch.empty(len(indices), dtype=torch.float32)
+        for start in range(0, len(indices), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            bits = words(indices[part].cpu(), 4, seed=self._seed, purpose=Purpose.DRAW)
+            sigma[part] = self._sigma(_uniform(bits[:, 0], bits[:, 1]))
+            rows[part] = self._row(sigma[part], _uniform(bits[:, 2], bits[:, 3]))
+        return rows, sigma
+
+    def usable_count(self, sigma: Tensor) -> Tensor:
+        """How many pictures are usable at each sigma (B,), compared in float64. Returns (B,) int64."""
+        high, low = self._counts(sigma)
+        return high + low
+
+    def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        level = sigma.double()
+        high = torch.searchsorted(self._above, level, side="left")
+        low = len(self._below) - torch.searchsorted(self._below, level, side="right")
+        return high, low
+
+    def _row(self, sigma: Tensor, u: Tensor) -> Tensor:
+        """Picture number floor(u * count) among the usable: those by their lower bound first, then by their upper."""
+        high, low = self._counts(sigma)
+        count = high + low
+        k = torch.minimum((u * count).long(), count - 1)
+        from_below = len(self._row_below) - 1 - (k - high)
+        last = len(self._row_above) - 1
+        return torch.where(k < high, self._row_above[k.clamp(max=last)], self._row_below[from_below.clamp(0, last)])
+
+    def _sigma(self, u: Tensor) -> Tensor:
+        """Inverse CDF of the training density without the uncovered levels, rounded to float32.
+
+        Rounding comes before any comparison: what is trained on is what was checked.
+        """
+        gap = self.uncovered
+        if gap.share > 0:
+            u = u * (1 - gap.share)
+            u = torch.where(u < self._cdf(gap.low), u, u + gap.share).clamp(max=1 - 2.0**-53)
+        sigma = torch.exp(self._mean + self._std * torch.special.ndtri(u)).float()
+        if gap.low <= gap.high:  # rounding may have led into the gap, or onto a gap that is one point
+            middle = math.sqrt(gap.low) * math.sqrt(gap.high)
+            inside = (sigma.double() >= gap.low) & (sigma.double() <= gap.high)
+            sigma = torch.where(inside & (sigma.double() < middle), _float_below(gap.low), sigma)
+            sigma = torch.where(inside & (sigma.double() >= middle), _float_above(gap.high), sigma)
+        return sigma
+
+    def _find_uncovered(self) -> Uncovered:
+        low, high = float(self._below[-1]), float(self._above[0])
+        return Uncovered(low=low, high=high, share=max(0.0, self._cdf(high) - self._cdf(low)))
+
+    def _cdf(self, sigma: float) -> float:
+        """Share of the training density below sigma."""
+        if sigma <= 0:
+            return 0.0
+        return 0.5 * math.erfc((self._mean - math.log(sigma)) / (self._std * math.sqrt(2)))
+
+
+def slots(start: int, num: int, *, rank: int = 0, world_size: int = 1) -> Tensor:
+    """Global indices of one rank's pictures among start ... start + num - 1: every world_size-th, so ranks never meet.
+
+    Returns int64. The union over ranks is the same for any world_size.
+    """
+    return torch.arange(start + rank, start + num, world_size)
+
+
+def _uniform(high: Tensor, low: Tensor) -> Tensor:
+    """Two 32-bit words (int64) to float64 in (0, 1), with 52 random bits."""
+    return ((high << 20 | low >> 12).double() + 0.5) * 2.0**-52
+
+
+def _float_above(x: float) -> Tensor:
+    """The smallest float32 above the float64 x."""
+    nearest = torch.tensor(x, dtype=torch.float64).float()
+    return nearest if nearest.double() > x else torch.nextafter(nearest, torch.tensor(math.inf))
+
+
+def _float_below(x: float) -> Tensor:
+    """The largest float32 below the float64 x."""
+    return -_float_above(-x)
+
+
+def _no_picture(gap: Uncovered) -> str:
+    levels = f"between sigma {gap.low:.4g} and {gap.high:.4g}"
+    if math.isinf(gap.high):
+        levels = f"above sigma {gap.low:.4g}" if gap.low > 0 else "at any sigma"
+    elif gap.low == 0:
+        levels = f"below sigma {gap.high:.4g}"
+    return (
+        f"no picture is usable {levels}, which holds {gap.share:.2%} of the training density "
+        f"(at most {MAX_UNCOVERED:.2%} may be uncovered): add clean pictures (sigma_min 0), "
+        "decide the thresholds again with a larger epsilon, or move P_mean and P_std"
+    )
