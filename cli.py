@@ -6,9 +6,10 @@ Heavy imports live inside the commands, so that ``ambient --help`` answers at on
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -29,6 +30,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(help="Threads that decode pictures.", min=0)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Per = Literal["picture", "source"]
 Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where a root of the manifest lies now.")]
 
 
@@ -38,11 +40,13 @@ def annotate(
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("manifest.parquet"),
     clean: Annotated[Path | None, typer.Option(help="Folder or .zip of clean pictures, in the pool or not.")] = None,
     clean_where: Annotated[str | None, typer.Option(help="SQL predicate over the records that picks them.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")
+    ] = None,
     channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (grey).")] = 3,
     epsilon: Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")] = 0.05,
     draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 8,
-    per: Annotated[str, typer.Option(help="One threshold per picture, or per source.")] = "picture",
+    per: Annotated[Per, typer.Option(help="One threshold per picture, or per source.")] = "picture",
     steps: Annotated[int, typer.Option(help="Optimiser steps of the classifier.")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
@@ -101,6 +105,7 @@ def sql(
     from .curate.query import query as ask
     from .curate.tables import print_table, to_csv, to_json_lines
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word, as it ends cat
     if csv and as_json:
         raise UserError("--csv and --json are two formats: give one of them")
     table = ask(manifest, query)
@@ -131,12 +136,16 @@ def train(
     from .train.config import TrainConfig
     from .train.loop import train as run_training
     from .train.plan import describe
+    from .train.run import spoken
 
     config = TrainConfig.from_settings(settings or [], preset=preset)
     if dry_run:
-        _print_json(describe(manifest, config))
+        _print_json(describe(manifest, config, roots=_pairs(root)))
         return
-    run_training(manifest, out, config, device=device, roots=_pairs(root), workers=workers, reporter=Reporter())
+    stop, report = _until_signal(), spoken(Reporter())
+    run_training(manifest, out, config, device=device, roots=_pairs(root), workers=workers, stop=stop, report=report)
+    if stop():
+        raise _Stopped
 
 
 @app.command()
@@ -165,7 +174,9 @@ def corrupt(
     out: Annotated[Path, typer.Argument(help="Folder to write; must be new.")],
     kinds: Annotated[
         list[str] | None,
-        typer.Option("--kind", help="blur-SIGMA, jpeg-QUALITY, motion-LENGTH, mask-FRACTION or down-FACTOR; repeatable."),
+        typer.Option(
+            "--kind", help="blur-SIGMA, jpeg-QUALITY, motion-LENGTH, mask-FRACTION or down-FACTOR; repeatable."
+        ),
     ] = None,
     fraction: Annotated[float, typer.Option(help="Share of the pictures to damage.", min=0.0, max=1.0)] = 0.9,
     seed: Seed = 0,
@@ -175,8 +186,8 @@ def corrupt(
 
     Example: ambient corrupt ./photos ./damaged --fraction 0.9 --kind blur-1.2 --kind jpeg-25
     """
-    from .curate.corrupt import corrupt as run_corruption
     from .curate.corrupt import DEFAULT_KINDS, parse
+    from .curate.corrupt import corrupt as run_corruption
     from .curate.reporter import Reporter
 
     corruptions = [parse(kind) for kind in kinds or DEFAULT_KINDS]
@@ -205,17 +216,15 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     try:
         app(args=arguments, prog_name="ambient", standalone_mode=True)
     except UserError as error:
         if debug:
             raise
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except _Stopped:
         _fail("stopped; the same command continues", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     sys.exit(0)
 
 
@@ -229,8 +238,26 @@ def _options(
         raise typer.Exit
 
 
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM came. Not KeyboardInterrupt, with which Typer ends the program itself, without a word."""
+
+
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Stopped
+
+
+def _until_signal() -> Callable[[], bool]:
+    """A function that says whether Ctrl-C or SIGTERM has come; a second signal does not wait."""
+    came = []
+
+    def remember(_number: int, _frame: FrameType | None) -> None:
+        came.append(True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, remember)
+    return lambda: bool(came)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -27,7 +27,7 @@ from .curves import p_clean
 from .device import choose_device
 from .fit import HELD_OUT, MIN_ACCURACY, FitConfig, fit_classifier
 from .images import Unusable, load_many, to_unit
-from .manifest import Work, digest, write_manifest, write_table
+from .manifest import Work, digest, replacing, write_manifest, write_table
 from .noise import names_of
 from .pool import Found, find, mark_duplicates, replaced, scan, to_table
 from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
@@ -73,6 +73,9 @@ class AnnotateConfig:
             raise UserError(f"draws must lie between 1 and 4096, not {self.draws}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, not {self.steps}")
+        if self.per not in ("picture", "source"):
+            raise UserError(f"--per is picture or source, not {self.per!r}")
+        Space(resolution=self.resolution or 8, channels=self.channels)  # raises UserError now, not after reading
 
     def arguments(self) -> list[str]:
         """The command-line options that say the same, those left at their defaults left out."""
@@ -118,7 +121,7 @@ def annotate(
     found = find(roots)
     _say_found(found, pool, reporter)
     identity = _identity(found, roots, config)
-    if not overwrite and _finished(out, identity):
+    if _finished(out, identity, overwrite):
         reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
         return out
     with Work(out, identity) as work:
@@ -170,8 +173,12 @@ def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
     return digest([options, roots, [candidate.uri for candidate in found.candidates], __version__])
 
 
-def _finished(out: Path, identity: str) -> bool:
+def _finished(out: Path, identity: str, overwrite: bool) -> bool:
     if not out.exists():
+        return False
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: name the file to write, such as -o {out / 'manifest.parquet'}")
+    if overwrite:
         return False
     if read_metadata(out).run == identity:
         return True
@@ -256,7 +263,8 @@ def _classifier(records: pa.Table, space: Space, run: _Run) -> tuple[QualityClas
             f"cross-entropy {fit.held_out_loss:.3f} nats over all levels"
         )
         must_distinguish(fit.accuracy, config.lowest, run)
-        save_classifier(path, fit.classifier)
+        with replacing(path) as partial:
+            save_classifier(partial, fit.classifier)
     classifier, content_hash = load_classifier(path)
     return classifier.to(run.device), content_hash
 

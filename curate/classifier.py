@@ -3,8 +3,12 @@
 Arxiv 2506.10038, section 3.1, with a far cheaper network than half of a diffusion U-Net. Damage is seen in local
 spectra: blur empties high frequencies, JPEG zeroes the coefficients of 8x8 blocks. The front end is therefore the
 block DCT, an orthonormal transform, so white noise stays white and every coefficient's expected energy at noise level
-sigma is known: power + sigma^2. For Gaussian fields the best log odds are linear in energies over that expectation
-(Neyman and Pearson), which the linear path below can represent; the perceptrons add what natural pictures need.
+sigma is known: power + sigma^2.
+
+Two paths add up to the log odds. The likelihood path takes coefficients as independent Gaussians, in a mixture of a few
+spectra for clean and for other pictures: exact for Gaussian fields, and for any pictures once the noise is well above
+the damaged coefficients, which is where sigma_min is decided and where little can be learned from noisy labels alone.
+The network path learns what natural pictures need beyond that.
 """
 
 import hashlib
@@ -23,6 +27,8 @@ from ..schemas.space import Space
 
 BLOCK = 8
 _NOISE_FEATURES = 16
+_GOOD, _BAD = 2, 4  # spectra of clean and of other pictures
+_LIMIT = 8.0  # of the likelihood path, in nats: pictures are not Gaussian fields, and it must not drown the network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,18 +44,22 @@ class QualityClassifier(nn.Module):
     """Callable (x, sigma) -> logit of "clean" (contract: any such callable can annotate)."""
 
     power: Tensor
-    transform: Tensor
+    dct: Tensor
+    hartley: Tensor
     positions: Tensor
 
-    def __init__(self, space: Space, config: ClassifierConfig, power: Tensor | None = None) -> None:
-        """power: (views, channels * 64) mean energy of each coefficient of noise-free pictures, from ``mean_power``."""
+    def __init__(self, space: Space, config: ClassifierConfig, spectra: Tensor | None = None) -> None:
+        """spectra: (6, views, channels * 64) from ``mean_spectra``: 2 of clean pictures, then 4 of others."""
         super().__init__()
         self.space, self.config = space, config
         bands, views = space.channels * BLOCK * BLOCK, len(_views(space))
-        transform = torch.kron(_opponent_colours(space.channels).T, _block_dct())  # both at once, (C * 64, C * 64)
-        self.register_buffer("transform", transform.contiguous(), persistent=False)
+        colours = _opponent_colours(space.channels).T
+        for name, basis in (("dct", _dct()), ("hartley", _hartley())):  # colours and basis at once, (C * 64, C * 64)
+            self.register_buffer(name, torch.kron(colours, torch.kron(basis, basis)).contiguous(), persistent=False)
         self.register_buffer("positions", torch.linspace(-1.5, 1.5, _NOISE_FEATURES), persistent=False)
-        self.register_buffer("power", torch.ones(views, bands) if power is None else power.float())
+        spectra = torch.ones(_GOOD + _BAD, views, bands) if spectra is None else spectra.float()
+        self.register_buffer("power", (spectra[:_GOOD].mean(dim=0) + spectra[_GOOD:].mean(dim=0)) / 2)
+        self.log_spectra = nn.Parameter(spectra.clamp(min=1e-8).log())
         self.block_in = nn.ModuleList(nn.Linear(bands, config.block_width) for _ in range(views))
         self.block_noise = nn.Linear(_NOISE_FEATURES, 2 * config.block_width)
         self.block_out = nn.ModuleList(nn.Linear(config.block_width, config.block_width) for _ in range(views))
@@ -58,24 +68,26 @@ class QualityClassifier(nn.Module):
         self.joint_mid = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.joint_out = nn.Linear(config.width, 1)
-        self.linear_in = nn.Linear(_NOISE_FEATURES, 64)
-        self.linear_out = nn.Linear(64, views * bands + 1)
-        for layer in (self.joint_out, self.linear_out):  # an untrained classifier says 0.5 everywhere
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.trust = nn.Linear(_NOISE_FEATURES, views + _GOOD + _BAD)  # in each view; and each spectrum's share
+        for zero in (self.joint_out.weight, self.joint_out.bias, self.trust.weight, self.trust.bias):
+            nn.init.zeros_(zero)
+        with torch.no_grad():
+            self.trust.bias[0] = 1.0  # one view holds every pixel once; the others repeat it
 
     def coefficients(self, x: Tensor) -> list[Tensor]:
-        """Orthonormal block DCT of opponent colours, in several views (see ``_views``).
+        """Orthonormal transforms of 8x8 blocks of opponent colours, in several views (see ``_views``).
 
         x: (N, C, H, W). Returns one (N, blocks, C * 64) per view.
         """
         pyramid = {0: x}
-        for halvings in range(1, 1 + max(halvings for halvings, _ in _views(self.space))):
+        views = _views(self.space)
+        for halvings in range(1, 1 + max(halvings for halvings, _, _ in views)):
             pyramid[halvings] = 2 * nn.functional.avg_pool2d(pyramid[halvings - 1], 2)  # white noise stays white
         out = []
-        for halvings, shift in _views(self.space):
+        for halvings, shift, periodic in views:
             side = pyramid[halvings].shape[-1] - shift
-            out.append(_blocks(pyramid[halvings][:, :, shift:side, shift:side]) @ self.transform)
+            blocks = _blocks(pyramid[halvings][:, :, shift:side, shift:side])
+            out.append(blocks @ (self.hartley if periodic else self.dct))
         return out
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -84,23 +96,30 @@ class QualityClassifier(nn.Module):
         x: (N, C, H, W) float, a picture in the space plus noise. sigma: (N,) its noise level, > 0.
         Returns (N,) float32 logits; their sigmoid is the probability under equal shares of clean and other pictures.
         """
+        if sigma.stride(0) == 0:
+            sigma = sigma[:1]  # one level for the whole batch: what depends on it alone is computed once
         noise = self._noise_features(sigma.float())
         block_noise = self.block_noise(noise)[:, None]
-        features, means = [], []
+        trust = self.trust(noise)
+        likelihood = trust[:, len(self.block_in) :]
+        features = []
         for view, coefficients in enumerate(self.coefficients(x)):
-            expected = self.power[view] + sigma.float()[:, None] ** 2
+            variance = sigma.float()[:, None] ** 2
+            expected = self.power[view] + variance
             relative = coefficients.float().square() / expected[:, None]  # about 1 on average
             logs = torch.log(relative + 1e-3)
             blocks = nn.functional.silu(_film(self.block_in[view](logs), block_noise))
             blocks = nn.functional.silu(self.block_out[view](blocks))
             mean = relative.mean(dim=1)
             features += [torch.log(mean + 1e-3), logs.mean(dim=1), blocks.mean(dim=1), blocks.amax(dim=1)]
-            means.append(mean.clamp(max=8.0) - 1.0)  # energies of natural pictures have heavy tails
+            ratio = expected[:, None] / (self.log_spectra[:, view].exp() + variance[:, None])  # (N or 1, 6, C * 64)
+            surprise = (ratio * mean[:, None] - torch.log(ratio)).sum(dim=2)  # -2 log N(0, spectrum + sigma^2) + const
+            likelihood = likelihood - 0.5 * coefficients.shape[1] * trust[:, view, None] * surprise
         joint = nn.functional.silu(_film(self.joint_in(torch.cat(features, dim=1)), self.joint_noise(noise)))
         joint = self.dropout(nn.functional.silu(self.joint_mid(joint)))
-        weights = self.linear_out(nn.functional.silu(self.linear_in(noise)))
-        linear = (weights[:, :-1] * torch.cat(means, dim=1)).sum(dim=1) + weights[:, -1]
-        logits: Tensor = self.joint_out(joint)[:, 0] + linear
+        good, bad = likelihood[:, :_GOOD].logsumexp(dim=1), likelihood[:, _GOOD:].logsumexp(dim=1)
+        odds = good - bad + math.log(_BAD / _GOOD)
+        logits: Tensor = self.joint_out(joint)[:, 0] + _LIMIT * torch.tanh(odds / _LIMIT)
         return logits
 
     def _noise_features(self, sigma: Tensor) -> Tensor:
@@ -109,21 +128,45 @@ class QualityClassifier(nn.Module):
         return torch.exp(-0.5 * ((position - self.positions) / 0.2) ** 2)
 
 
-def _views(space: Space) -> list[tuple[int, int]]:
-    """(halvings, shift) of each grid of blocks.
+def _views(space: Space) -> list[tuple[int, int, bool]]:
+    """(halvings, shift, periodic) of each grid of blocks.
 
-    Scales 1, 1/2, 1/4, 1/8 while a block fits; at each, the grid of JPEG files and, where there is room, one shifted by
-    half a block, which sees the edges of the first.
+    Scales 1, 1/2, 1/4, 1/8 while a block fits; at each, the DCT on the grid of JPEG files and, where there is room, on
+    one shifted by half a block, which sees the edges of the first. At the coarsest, where blocks are few and their
+    borders weigh most, also Hartley's transform: the DCT continues a block by its mirror image, that by repeating it.
     """
     sides = [(halvings, space.resolution >> halvings) for halvings in range(4)]
-    aligned = [(halvings, 0) for halvings, side in sides if side >= BLOCK]
-    return aligned + [(halvings, BLOCK // 2) for halvings, side in sides if side >= 2 * BLOCK]
+    aligned = [(halvings, 0, False) for halvings, side in sides if side >= BLOCK]
+    shifted = [(halvings, BLOCK // 2, False) for halvings, side in sides if side >= 2 * BLOCK]
+    return [*aligned, *shifted, (aligned[-1][0], 0, True)]
 
 
-def mean_power(pictures: Tensor, space: Space) -> Tensor:
-    """Mean energy of each coefficient. pictures: (N, C, H, W) float in the space. Returns (views, C * 64)."""
-    levels = QualityClassifier(space, ClassifierConfig()).to(pictures.device).coefficients(pictures)
-    return torch.stack([level.square().mean(dim=(0, 1)) for level in levels])
+def mean_spectra(clean: Tensor, other: Tensor, space: Space) -> Tensor:
+    """Mean energy of each coefficient in 2 groups of clean and 4 of other pictures, grouped by their log spectra.
+
+    clean, other: (N, C, H, W) float in the space. Returns (6, views, C * 64).
+    """
+    front = QualityClassifier(space, ClassifierConfig()).to(clean.device)
+    spectra = []
+    for pictures, count in ((clean, _GOOD), (other, _BAD)):
+        energy = torch.stack([level.square().mean(dim=1) for level in front.coefficients(pictures)], dim=1)
+        groups = _k_means(torch.log(energy + 1e-6).flatten(1), count)
+        whole = energy.mean(dim=0)
+        spectra += [energy[groups == g].mean(dim=0) if (groups == g).any() else whole for g in range(count)]
+    return torch.stack(spectra)
+
+
+def _k_means(points: Tensor, count: int, rounds: int = 20) -> Tensor:
+    """Group (0 ... count - 1) of each point, (N, D) -> (N,); starts from quantiles of the mean coordinate."""
+    order = points.mean(dim=1).argsort()
+    starts = torch.linspace(0, len(points) - 1, 2 * count + 1, device=points.device).long()[1::2]
+    centres = points[order[starts]]
+    for _ in range(rounds):
+        groups = torch.cdist(points, centres).argmin(dim=1)
+        for g in range(count):
+            if (groups == g).any():
+                centres[g] = points[groups == g].mean(dim=0)
+    return groups
 
 
 def save_classifier(path: Path, classifier: QualityClassifier) -> str:
@@ -165,12 +208,19 @@ def _film(hidden: Tensor, scale_shift: Tensor) -> Tensor:
     return hidden * (1 + scale) + shift
 
 
-def _block_dct() -> Tensor:
-    """(64, 64) float32: column k is the k-th orthonormal 8x8 DCT-II basis picture, flattened."""
+def _dct() -> Tensor:
+    """(8, 8) float32: column k is the k-th orthonormal DCT-II basis vector."""
     i = torch.arange(BLOCK, dtype=torch.float64)
-    basis = torch.cos(math.pi * (i[None, :] + 0.5) * i[:, None] / BLOCK) * math.sqrt(2 / BLOCK)
-    basis[0] /= math.sqrt(2)
-    return torch.einsum("ui,vj->ijuv", basis, basis).reshape(BLOCK * BLOCK, BLOCK * BLOCK).float()
+    basis = torch.cos(math.pi * (i[:, None] + 0.5) * i[None, :] / BLOCK) * math.sqrt(2 / BLOCK)
+    basis[:, 0] /= math.sqrt(2)
+    return basis.float()
+
+
+def _hartley() -> Tensor:
+    """(8, 8) float32: column k is cos + sin of k periods per block: real, orthonormal, with Fourier's energies."""
+    i = torch.arange(BLOCK, dtype=torch.float64)
+    angle = 2 * math.pi * i[:, None] * i[None, :] / BLOCK
+    return ((torch.cos(angle) + torch.sin(angle)) / math.sqrt(BLOCK)).float()
 
 
 def _opponent_colours(channels: int) -> Tensor:

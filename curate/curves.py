@@ -23,7 +23,7 @@ def p_clean(
     same whatever the batch.
 
     pictures: (N, C, H, W) float in [-1, 1]; names: (N,) int64 from ``names_of``; grid: (L,) noise levels.
-    batch: network evaluations at a time. Returns (N, L, draws) float32 in (0, 1), on the pictures' device.
+    batch: network evaluations at a time. Returns (N, L, draws) float32 in [0, 1], on the pictures' device.
     """
     n = len(pictures)
     out = torch.empty(n, len(grid), draws, device=pictures.device)

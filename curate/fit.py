@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..schemas.space import Space
-from .classifier import ClassifierConfig, QualityClassifier, mean_power
+from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
 from .curves import Classifier
 from .images import to_unit
 
 HELD_OUT = 0.2
 MIN_ACCURACY = 0.6
+_DECISIVE = (0.05, 10.0)  # below, most damage is plain to see; above, next to none is left
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +65,9 @@ def fit_classifier(
     generator = torch.Generator(device).manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        power = mean_power(_unit(torch.cat([clean[:4096], other[:4096]])), space)
-        classifier = QualityClassifier(space, network or ClassifierConfig(), power.cpu()).to(device)
+        samples = [_unit(s[torch.randperm(len(s), device=device, generator=generator)[:4096]]) for s in (clean, other)]
+        spectra = mean_spectra(samples[0], samples[1], space)
+        classifier = QualityClassifier(space, network or ClassifierConfig(), spectra.cpu()).to(device)
         best, best_loss = copy.deepcopy(classifier.state_dict()), math.inf
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.1)
@@ -88,9 +90,13 @@ def fit_classifier(
 
 
 @torch.inference_mode()
-def balanced_accuracy(classifier: Classifier, clean: Tensor, other: Tensor, sigma: float, *, seed: int = 0) -> float:
-    """Mean of the two hit rates at noise level sigma; a logit of exactly 0 counts half, so knowing nothing is 0.5.
+def balanced_accuracy(
+    classifier: Classifier, clean: Tensor, other: Tensor, sigma: float, *, margin: float = 0.05, seed: int = 0
+) -> float:
+    """Mean of the two hit rates at noise level sigma.
 
+    A probability within `margin` of 0.5 counts half: thresholds ask whether p_clean > 0.5 - epsilon, so leaning the
+    right way by less than that decides nothing, and a classifier that knows nothing scores 0.5.
     clean, other: (N, C, H, W) uint8, or float32 in the units of the space.
     """
     generator = torch.Generator(clean.device).manual_seed(seed)
@@ -98,9 +104,12 @@ def balanced_accuracy(classifier: Classifier, clean: Tensor, other: Tensor, sigm
     for pictures, sign in ((clean, 1), (other, -1)):
         hits = 0.0
         for part in torch.split(pictures, 1024):
-            z = torch.randn(part.shape, device=part.device, generator=generator)
-            logits = classifier(_unit(part) + sigma * z, torch.full((len(part),), sigma, device=part.device))
-            hits += float(((torch.sign(logits) * sign + 1) / 2).sum())
+            x0 = _unit(part)
+            z = torch.randn(x0.shape, device=part.device, generator=generator)
+            lean = sign * (
+                torch.sigmoid(classifier(x0 + sigma * z, torch.tensor([sigma]).to(x0).expand(len(x0)))) - 0.5
+            )
+            hits += float((lean > margin).sum()) + 0.5 * float((lean.abs() <= margin).sum())
         rates.append(hits / len(pictures))
     return sum(rates) / 2
 
@@ -113,14 +122,15 @@ def _loss(
     config: FitConfig,
     generator: torch.Generator,
 ) -> Tensor:
-    """Cross-entropy of one balanced batch; sigma is log-uniform over the levels that will be asked for."""
+    """Cross-entropy of one balanced batch; ln sigma is uniform over the levels, half of it over the decisive ones."""
     device = clean.device
     picks = [torch.randint(len(s), (half,), device=device, generator=generator) for s in (clean, other)]
     x0 = _unit(torch.cat([clean[picks[0]], other[picks[1]]]))
     flips = torch.rand(2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
     x0 = torch.where(flips, x0.flip(3), x0)
-    low, high = math.log(config.lowest), math.log(config.highest)
-    sigma = torch.exp(low + (high - low) * torch.rand(2 * half, device=device, generator=generator))
+    ranges = torch.tensor([(config.lowest, config.highest), _DECISIVE], device=device).log()[torch.arange(2 * half) % 2]
+    share = torch.rand(2 * half, device=device, generator=generator)
+    sigma = torch.lerp(ranges[:, 0], ranges[:, 1], share).exp()
     x = x0 + sigma[:, None, None, None] * torch.randn(x0.shape, device=device, generator=generator)
     labels = (torch.arange(2 * half, device=device) < half).float()
     return nn.functional.binary_cross_entropy_with_logits(classifier(x, sigma), labels)

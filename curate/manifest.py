@@ -87,6 +87,15 @@ class Work:
         except OSError as error:
             self._lock.close()
             raise UserError(f"another run is writing {self.folder.name}: wait for it or choose another -o") from error
+        try:
+            self._discard_others()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def _discard_others(self) -> None:
+        """Remove the parts of another run and sign the folder."""
         marker = self.folder / "run.json"
         if not marker.exists() or marker.read_text() != self.run:
             for path in self.folder.iterdir():
@@ -95,7 +104,6 @@ class Work:
                     self.discarded = True
             with replacing(marker) as partial:
                 partial.write_text(self.run)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

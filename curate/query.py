@@ -41,7 +41,10 @@ def locked() -> "duckdb.DuckDBPyConnection":
 
 
 def query(manifest: Path, sql: str) -> pa.Table:
-    """Result of one statement. Raises UserError with DuckDB's own message when it is wrong or not allowed."""
+    """Result of one statement; of columns that share a name the later ones are numbered, as in ``uri_1``.
+
+    Raises UserError with DuckDB's own message when it is wrong or not allowed.
+    """
     with connect(manifest) as connection:
         return run(connection, sql)
 
@@ -51,8 +54,10 @@ def run(connection: "duckdb.DuckDBPyConnection", sql: str) -> pa.Table:
     import duckdb
 
     try:
+        if (count := len(connection.extract_statements(sql))) != 1:
+            raise UserError(f"SQL: one statement is needed, not {count}")
         result = connection.sql(sql)
-        return result.to_arrow_table() if result is not None else pa.table({})
+        return _distinct_names(result.to_arrow_table()) if result is not None else pa.table({})
     except duckdb.Error as error:
         raise UserError(f"SQL: {' '.join(str(error).split())}") from error
 
@@ -63,3 +68,14 @@ def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:
         connection.register("records", table)
         values: list[Any] = run(connection, f"SELECT {column} FROM records WHERE ({predicate}\n)")[column].to_pylist()
     return values
+
+
+def _distinct_names(table: pa.Table) -> pa.Table:
+    """A join has columns of the same name; CSV, JSON and rows as dictionaries need different ones."""
+    names: list[str] = []
+    for name in table.column_names:
+        distinct, number = name, 1
+        while distinct in names:
+            distinct, number = f"{name}_{number}", number + 1
+        names.append(distinct)
+    return table.rename_columns(names)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
 from .query import matching
-from .uris import Roots
+from .uris import Roots, make_uri
 
 CLEAN_ROOT = "clean"
 DEFAULT_SHARE = 0.1
@@ -31,7 +31,9 @@ def in_clean_dir(records: pa.Table, pool: Path, clean: Path, roots: Roots) -> ND
         prefix = f"{CLEAN_ROOT}:"
     else:
         inside = clean.resolve().relative_to(pool.resolve()).as_posix()
-        prefix = "" if inside == "." else inside + ("!/" if clean.is_file() else "/")
+        member = "" if clean.is_file() else None
+        path = inside if clean.is_file() else f"{inside}/"
+        prefix = "" if inside == "." else make_uri(path, member, roots=roots)
     mask: NDArray[np.bool_] = pc.starts_with(records["uri"], prefix).to_numpy(zero_copy_only=False)
     return mask
 

@@ -5,12 +5,15 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 
 MAX_ROWS = 60
 """A table shows this many; CSV and JSON give all."""
@@ -25,7 +28,7 @@ def print_table(table: pa.Table) -> None:
         return
     view = Table(box=None, header_style="bold", pad_edge=False)
     for field in table.schema:
-        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        numeric = any(is_kind(field.type) for is_kind in _NUMBERS)
         view.add_column(escape(field.name), justify="right" if numeric else "left", overflow="fold")
     for row in table.slice(0, MAX_ROWS).to_pylist():
         view.add_row(*(escape(_shown(row[name])) for name in table.column_names))
@@ -58,8 +61,10 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 def _json(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_json(str(k))}: {_json(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # tuples: the entries of a map
         return "[" + ", ".join(map(_json, value)) + "]"
+    if isinstance(value, Decimal):  # what DuckDB's sum() of integers is
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "null" if math.isnan(value) else "1e999" if value > 0 else "-1e999"
     return json.dumps(value, default=str, ensure_ascii=False)

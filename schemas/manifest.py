@@ -1,12 +1,12 @@
 """The manifest: one Parquet file, one row per picture found. Its columns, its metadata, and what makes it valid."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import UserError
@@ -110,13 +110,19 @@ def read_metadata(path: Path) -> Metadata:
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise UserError(f"{path} is a Parquet file but not an ambient manifest: `ambient annotate` writes those")
-    version = json.loads(raw).get("schema_version")
+    try:
+        version = dict(json.loads(raw)).get("schema_version")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the metadata of {path} cannot be read ({error}): annotate the pool again") from error
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         todo = "update ambient-omni" if newer else "annotate the pool again"
         raise UserError(f"{path} has manifest schema {version}; this version reads schema {SCHEMA_VERSION}: {todo}")
     check_columns(schema, str(path))
-    return Metadata.from_bytes(raw)
+    try:
+        return Metadata.from_bytes(raw)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"the metadata of {path} is not complete ({error}): annotate the pool again") from error
 
 
 def check_columns(schema: pa.Schema, where: str) -> None:
@@ -134,34 +140,51 @@ def check_rows(table: pa.Table, where: str) -> None:
     """Raise UserError, naming the first row, where a manifest's values contradict each other.
 
     Uris are unique; status, role and method are known words; rows with status ``ok`` have an id, a method and
-    thresholds that are numbers >= 0 (inf allowed).
+    thresholds that are numbers >= 0 (inf allowed). Other columns than these are not looked at.
     """
-    columns = {name: table[name].to_pylist() for name in ("uri", "id", "status", "role", "method")}
-    thresholds = [table[name].to_pylist() for name in ("sigma_min", "sigma_max")]
-    seen: set[str] = set()
-    for row, uri in enumerate(columns["uri"]):
-        problem = None
-        if uri in seen:
-            problem = "its uri appears twice"
-        elif columns["status"][row] not in STATUSES:
-            problem = f"status {columns['status'][row]!r} is unknown"
-        elif columns["role"][row] not in ROLES:
-            problem = f"role {columns['role'][row]!r} is unknown"
-        elif columns["status"][row] == "ok":
-            problem = _problem_of_ok(columns["id"][row], columns["method"][row], [t[row] for t in thresholds])
-        if problem:
-            raise UserError(f"row {row} of {where} ({uri!r}) is wrong: {problem}")
-        seen.add(uri)
+    status = table["status"].cast(pa.string())
+    not_ok = pc.not_equal(status, "ok")
+    good = {
+        "uri": _first_times(table["uri"].combine_chunks()),
+        "status": _is_one_of(status, STATUSES),
+        "role": _is_one_of(table["role"], ROLES),
+        "id": pc.or_kleene(not_ok, pc.match_substring_regex(table["id"], "^[0-9a-f]{32}$")),
+        "method": pc.or_kleene(not_ok, _is_one_of(table["method"], METHODS)),
+        "sigma_min": pc.or_kleene(not_ok, pc.greater_equal(table["sigma_min"], 0)),  # not true of NaN either
+        "sigma_max": pc.or_kleene(not_ok, pc.greater_equal(table["sigma_max"], 0)),
+    }
+    first = {name: pc.index(pc.fill_null(rows, False), False).as_py() for name, rows in good.items()}
+    wrong = {name: row for name, row in first.items() if row >= 0}
+    if wrong:
+        name = min(wrong, key=lambda column: wrong[column])
+        row = table.slice(wrong[name], 1).select(["uri", name]).to_pylist()[0]
+        raise UserError(
+            f"row {wrong[name]} of {where} ({row['uri']!r}) is wrong: its {name} is {row[name]!r}, {_MUST[name]}: "
+            "annotate the pool again"
+        )
 
 
-def _problem_of_ok(content_id: str | None, method: str | None, thresholds: list[float | None]) -> str | None:
-    if content_id is None or len(content_id) != 32:
-        return f"id {content_id!r} is not 32 hex digits"
-    if method not in METHODS:
-        return f"method {method!r} is unknown"
-    if any(t is None or math.isnan(t) or t < 0 for t in thresholds):
-        return f"sigma_min, sigma_max = {thresholds} must be numbers >= 0"
-    return None
+_MUST = {
+    "uri": "which an earlier row has",
+    "status": f"not one of {', '.join(STATUSES)}",
+    "role": f"not one of {', '.join(ROLES)}",
+    "id": "not 32 hex digits",
+    "method": f"not one of {', '.join(METHODS)}",
+    "sigma_min": "not a number >= 0",
+    "sigma_max": "not a number >= 0",
+}
+
+
+def _is_one_of(column: pa.ChunkedArray, words: tuple[str, ...]) -> pa.ChunkedArray:
+    return pc.is_in(column.cast(pa.string()), value_set=pa.array(words))
+
+
+def _first_times(values: pa.Array) -> pa.Array:
+    """Whether no earlier value is the same: codes are given in the order of first appearance."""
+    codes = values.dictionary_encode().indices
+    if len(codes) == 0:
+        return pa.array([], pa.bool_())
+    return pa.concat_arrays([pa.array([True]), pc.greater(codes[1:], pc.cumulative_max(codes)[:-1])])
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

@@ -76,8 +76,8 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     reporter.say("4. ambient train: a denoiser that sees every picture above its own noise level, and only there")
     num_images = round(minutes * _IMAGES_PER_MINUTE[place.type])
     preset = PRESETS["small" if cuda else "smoke"]
-    lengths = {"num_images": num_images, "decay_images": num_images // 2, "sample_images": max(num_images // 4, 1)}
-    train(manifest, run, replace(preset, **lengths), device=device, workers=4, report=spoken(reporter))
+    length = replace(preset, num_images=num_images, sample_images=max(num_images // 4, 1))
+    train(manifest, run, length, device=device, workers=4, report=spoken(reporter))
     samples = generate(run, out / "samples", num=64, seed=0, device=device)
 
     reporter.say("What to look at:")

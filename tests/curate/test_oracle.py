@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from ambient.curate.classifier import ClassifierConfig, QualityClassifier
+from ambient.curate.curves import p_clean
+from ambient.curate.fit import Fit, FitConfig, balanced_accuracy, fit_classifier
+from ambient.curate.noise import names_of
+from ambient.curate.threshold import crossing, decide, isotonic, sigma_grid
+from ambient.schemas.space import Space
 from fields import Fields
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ambient.curate.curves import p_clean
-from ambient.curate.fit import Fit, FitConfig, fit_classifier
-from ambient.curate.noise import names_of
-from ambient.curate.threshold import crossing, decide, isotonic, sigma_grid
-from ambient.schemas.space import Space
-
 pytestmark = pytest.mark.slow
 
 FIELDS = Fields(resolution=16)
 BLURS = [0.5, 1.0, 2.0]
-PER_BLUR = 64
+PER_BLUR = 80
 EPSILON = 0.05
 SPACE = Space(resolution=16, channels=1)
 
@@ -35,12 +35,12 @@ def optimal(x: Tensor, sigma: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def fit() -> Fit:
     return fit_classifier(
-        FIELDS.draw(9000, seed=1),
-        mixture(3000, seed=10),
+        FIELDS.draw(24_000, seed=1),
+        mixture(8000, seed=10),
         FIELDS.draw(900, seed=2),
         mixture(300, seed=20),
         space=SPACE,
-        config=FitConfig(steps=1400),
+        config=FitConfig(steps=1000),
     )
 
 
@@ -95,7 +95,9 @@ def test_sigma_min_beats_the_best_constant_per_blur(found_sigma_min: np.ndarray,
 
 
 @pytest.mark.parametrize("blur", range(len(BLURS)))
-def test_sigma_min_orders_fields_of_one_blur(found_sigma_min: np.ndarray, true_sigma_min: np.ndarray, blur: int) -> None:
+def test_sigma_min_orders_fields_of_one_blur(
+    found_sigma_min: np.ndarray, true_sigma_min: np.ndarray, blur: int
+) -> None:
     mine = slice(blur * PER_BLUR, (blur + 1) * PER_BLUR)
     assert spearmanr(found_sigma_min[mine], true_sigma_min[mine]).statistic >= 0.7
 
@@ -112,13 +114,7 @@ def test_interval_covers_repeated_draws(fit: Fit, pictures: Tensor) -> None:
 
 
 def test_an_untrained_classifier_knows_nothing() -> None:
-    blurred = mixture(40, seed=60)
-    fit = fit_classifier(
-        FIELDS.draw(100, seed=61),
-        blurred,
-        FIELDS.draw(100, seed=62),
-        blurred,
-        space=SPACE,
-        config=FitConfig(steps=1, lr=1e-9),
-    )
-    assert abs(fit.accuracy - 0.5) < 0.1
+    """It leans one way or the other by a hair, which may be right by luck; that must not count as knowledge."""
+    clean, blurred = FIELDS.draw(300, seed=61), mixture(100, seed=60)
+    untrained = QualityClassifier(SPACE, ClassifierConfig()).eval()
+    assert balanced_accuracy(untrained, clean, blurred, 0.01) == 0.5

@@ -1,0 +1,82 @@
+"""p_clean curves: the right averages, whatever the batch and the order."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor
+
+from ambient.curate.curves import p_clean
+from ambient.curate.noise import names_of
+
+GRID = torch.tensor([0.05, 0.5, 5.0])
+PICTURES = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+NAMES = names_of([f"{i + 1:016x}" * 2 for i in range(7)])
+
+
+def first_pixel(x: Tensor, sigma: Tensor) -> Tensor:
+    """A classifier that depends on one noisy number and on the level."""
+    return 3 * x[:, 0, 0, 0] - sigma.log()
+
+
+def curves(pictures: Tensor = PICTURES, names: Tensor = NAMES, *, classifier=first_pixel, **options) -> Tensor:
+    return p_clean(classifier, pictures, names, GRID, **{"draws": 4, "seed": 0, **options})
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 12, 1000])
+def test_any_batch(batch: int) -> None:
+    assert torch.equal(curves(batch=batch), curves())
+
+
+def test_any_order_and_any_company() -> None:
+    order = torch.tensor([4, 0, 6, 2])
+    assert torch.equal(curves(PICTURES[order], NAMES[order]), curves()[order])
+
+
+def test_fewer_draws_are_the_first_of_more() -> None:
+    # Not to the last bit: torch.sigmoid rounds in one of two ways, by a number's place in the tensor.
+    torch.testing.assert_close(curves(draws=9)[:, :, :4], curves(draws=4), rtol=1e-6, atol=0)
+
+
+def test_shape_range_and_no_pictures() -> None:
+    found = curves()
+    assert found.shape == (7, 3, 4)
+    assert found.dtype == torch.float32
+    assert ((found >= 0) & (found <= 1)).all()
+    assert found.std() > 0.1
+    assert curves(PICTURES[:0], NAMES[:0]).shape == (0, 3, 4)
+
+
+def test_every_picture_level_and_draw_has_noise_of_its_own() -> None:
+    """The classifier hands back the noise itself."""
+
+    def noise(x: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == (len(x),)
+        assert (sigma == sigma[0]).all()
+        return x[:, 0, 0, 0] / sigma
+
+    found = torch.logit(curves(torch.zeros(7, 1, 8, 8), classifier=noise, draws=500).double())
+    table = found.reshape(21, 500).numpy()
+    assert np.abs(np.corrcoef(table) - np.eye(21)).max() < 5 / np.sqrt(500)
+    assert len(np.unique(table.round(6))) > 0.99 * table.size
+    assert stats.kstest(table.flatten(), "norm").pvalue > 0.01
+
+
+def test_same_content_has_the_same_noise_and_another_seed_another() -> None:
+    twice = curves(PICTURES[:1].repeat(2, 1, 1, 1), NAMES[:1].repeat(2))
+    assert torch.equal(twice[0], twice[1])
+    assert not torch.equal(curves(seed=1), curves())
+
+
+def test_mean_against_the_integral() -> None:
+    """E_z[sigmoid(3 (x + sigma z) - ln sigma)], by quadrature."""
+    found = curves(draws=4096, batch=1 << 16).double().mean(dim=2)
+    for picture in range(3):
+        for level, sigma in enumerate(GRID.tolist()):
+            x = float(PICTURES[picture, 0, 0, 0])
+
+            def integrand(z: float, x: float = x, sigma: float = sigma) -> float:
+                return stats.norm.pdf(z) / (1 + np.exp(-(3 * (x + sigma * z) - np.log(sigma))))
+
+            exact = integrate.quad(integrand, -9, 9, points=[0.0])[0]
+            assert float(found[picture, level]) == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(4096))

@@ -1,0 +1,191 @@
+"""Writing: whole or not at all, one process at a time, and no other run's parts."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from manifests import METADATA, rows
+
+from ambient.curate.manifest import Work, digest, replacing, write_manifest, write_table
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import ROW_GROUP_SIZE, manifest_schema, read_metadata
+
+HOLD = """
+import sys
+from pathlib import Path
+from ambient.curate.manifest import Work
+with Work(Path(sys.argv[1]), sys.argv[2]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+class Trouble(Exception):
+    pass
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt])
+def test_an_exception_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    for before in (None, "before"):
+        path = tmp_path / "file"
+        if before:
+            path.write_text(before)
+        with pytest.raises(error), replacing(path) as partial:
+            partial.write_text("half")
+            raise error
+        assert listing(tmp_path) == (["file"] if before else [])
+    assert path.read_text() == "before"
+
+
+def test_success_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+    with replacing(path) as partial:
+        partial.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+    assert listing(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EACCES, "cannot be written")],
+)
+def test_a_full_disk_and_a_locked_folder_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    real = pq.write_table
+
+    def write_half(table: pa.Table, where: Path, **options: object) -> None:
+        real(table, where, **options)
+        raise OSError(number, "as simulated", str(where))
+
+    monkeypatch.setattr(pq, "write_table", write_half)
+    with pytest.raises(UserError, match=words) as error:
+        write_table(tmp_path / "part.parquet", rows(3))
+    assert "\n" not in str(error.value)
+    assert listing(tmp_path) == []
+
+
+def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pq.ParquetWriter.write_table
+
+    def write_then_fail(self: pq.ParquetWriter, *arguments: object, **options: object) -> None:
+        real(self, *arguments, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_then_fail)
+    (tmp_path / "m.parquet").write_text("the old one")
+    with pytest.raises(UserError, match="disk is full"):
+        write_manifest(tmp_path / "m.parquet", rows(3), manifest_schema([]), METADATA)
+    assert (tmp_path / "m.parquet").read_text() == "the old one"
+    assert listing(tmp_path) == ["m.parquet"]
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
+        pass  # nothing was written: a bug of ours
+
+
+def test_manifest_round_trip_in_row_groups(tmp_path: Path) -> None:
+    table = rows(ROW_GROUP_SIZE + 10)
+    path = tmp_path / "m.parquet"
+    write_manifest(path, table, manifest_schema([]), METADATA)
+    file = pq.ParquetFile(path)
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [ROW_GROUP_SIZE, 10]
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    assert file.read().equals(table)
+    file.close()
+    assert read_metadata(path) == METADATA
+
+
+def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    """However the table is chunked, its columns ordered, and its dictionaries built."""
+    table = rows(90, source=["b", "a", "c"] * 30, status=["ok", "unreadable", "ok"] * 30)
+    shuffled = pc.take(table, pa.array(range(89, -1, -1)))
+    variants = [
+        table,
+        pa.concat_tables([table.slice(0, 7), table.slice(7, 50), table.slice(57)]),
+        table.select(table.column_names[::-1]),
+        pc.take(shuffled, pa.array(range(89, -1, -1))),  # dictionaries keep the words of the other order
+        pa.concat_tables([table, rows(1, source="z")]).unify_dictionaries().slice(0, 90),
+    ]
+    written = []
+    for number, variant in enumerate(variants):
+        path = tmp_path / f"{number}.parquet"
+        write_manifest(path, variant, manifest_schema([]), METADATA)
+        written.append(path.read_bytes())
+    assert len(set(written)) == 1
+
+
+def test_digest_is_of_the_value() -> None:
+    assert digest({"a": 1, "b": [1, "ü"]}) == digest({"b": [1, "ü"], "a": 1})
+    assert len({digest(value) for value in (1, "1", [1], {"a": 1}, None, 1.5)}) == 6
+    assert len(digest(0)) == 32
+
+
+def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:
+    manifest = tmp_path / "deep" / "m.parquet"
+    with pytest.raises(Trouble), Work(manifest, "run") as work:
+        write_table(work.part("curves", 3), rows(2))
+        raise Trouble
+    with Work(manifest, "run") as again:
+        assert not again.discarded
+        assert again.part("curves", 3).exists()
+        assert again.part("curves", 3).name == "curves-000003.parquet"
+    assert listing(manifest.parent) == []
+
+
+def test_parts_of_another_run_are_discarded(tmp_path: Path) -> None:
+    with pytest.raises(Trouble), Work(tmp_path / "m.parquet", "one") as work:
+        write_table(work.part("records", 0), rows(2))
+        raise Trouble
+    with Work(tmp_path / "m.parquet", "two") as other:
+        assert other.discarded
+        assert listing(other.folder) == ["lock", "run.json"]
+
+
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.parquet"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(manifest), "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        write_table(manifest.with_name("m.parquet.parts") / "records-000000.parquet", rows(1))
+        for run in ("run", "other"):
+            with pytest.raises(UserError, match="another run is writing"), Work(manifest, run):
+                pass
+        assert (tmp_path / "m.parquet.parts" / "records-000000.parquet").exists()
+        with Work(tmp_path / "another.parquet", "run"):
+            pass  # not in the way
+        holder.kill()
+    with Work(manifest, "run") as work:  # a killed process holds nothing
+        assert work.part("records", 0).exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), Work(tmp_path / "file" / "m.parquet", "run"):
+        pass
+
+
+def test_a_full_disk_at_the_start_leaves_no_open_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        with pytest.raises(UserError, match="disk is full"), Work(tmp_path / "m.parquet", "run"):
+            pass
+    with Work(tmp_path / "m.parquet", "run"):
+        pass

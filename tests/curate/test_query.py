@@ -1,0 +1,188 @@
+"""SQL over a manifest: what it shows, and what it cannot reach."""
+
+import math
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from manifests import rows, write
+
+from ambient.curate.query import locked, matching, query, run
+from ambient.schemas.errors import UserError
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    table = rows(6, sigma_min=[0.0, 0.1, 0.5, 1.0, math.inf, None], status=["ok"] * 5 + ["unreadable"])
+    return write(tmp_path / "m.parquet", table)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    (tmp_path / "secret.csv").write_text("a,b\nswordfish,2\n")
+    write(tmp_path / "other.parquet", rows(1, caption="swordfish"))
+    return tmp_path
+
+
+def refusal(manifest: Path, sql: str) -> str:
+    with pytest.raises(UserError) as error:
+        query(manifest, sql)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith("SQL: ")
+    assert "swordfish" not in message
+    return message
+
+
+def test_views_and_macro(manifest: Path) -> None:
+    assert query(manifest, "SELECT count(*) AS n, count(sigma_min) AS m FROM manifest").to_pylist() == [
+        {"n": 6, "m": 5}
+    ]
+    assert query(manifest, "FROM usable(0.5)").num_rows == 2
+    assert query(manifest, "FROM usable(0.5, beta := 0.9)").num_rows == 3
+    assert query(manifest, "FROM by_source")["pictures"].to_pylist() == [6]
+    assert query(manifest, "SELECT usable FROM coverage")["usable"].to_pylist() == [1, 1, 3, 4]
+    assert query(manifest, "WITH t AS (FROM manifest) SELECT uri FROM t LIMIT 1").num_rows == 1
+    assert set(query(manifest, "DESCRIBE manifest")["column_name"].to_pylist()) >= {"uri", "p_clean", "sigma_min"}
+
+
+def test_order_of_rows_and_types_of_columns(manifest: Path) -> None:
+    table = query(manifest, "SELECT uri, p_clean, sigma_min, status FROM manifest")
+    assert table["uri"].to_pylist() == [f"{i:07d}.png" for i in range(6)]
+    assert table["sigma_min"].to_pylist() == pytest.approx([0.0, 0.1, 0.5, 1.0, math.inf, None])
+    assert table["p_clean"].to_pylist()[0] == [0.0, 0.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM '{folder}/secret.csv'",
+        "FROM '{folder}/other.parquet'",
+        "FROM '{manifest}'",
+        "FROM read_csv('{folder}/secret.csv')",
+        "FROM read_text('{folder}/secret.csv')",
+        "FROM read_blob('{folder}/*')",
+        "FROM glob('{folder}/*')",
+        "FROM parquet_metadata('{manifest}')",
+        "FROM sniff_csv('{folder}/secret.csv')",
+        "FROM read_json('https://example.invalid/x.json')",
+        "COPY manifest TO '{folder}/new.parquet'",
+        "COPY (SELECT 1) TO '{manifest}' (FORMAT parquet)",
+        "COPY (SELECT 1) TO '/dev/stdout'",
+        "EXPORT DATABASE '{folder}/new'",
+        "IMPORT DATABASE '{folder}'",
+        "ATTACH '{folder}/new.db'",
+        "ATTACH '{folder}/new.db' AS x (READ_ONLY)",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "LOAD '{folder}/x.duckdb_extension'",
+        "SET enable_external_access = true",
+        "SET GLOBAL enable_external_access = true",
+        "RESET enable_external_access",
+        "PRAGMA enable_external_access = true",
+        "SET lock_configuration = false",
+        "SET python_enable_replacements = true",
+        "SET memory_limit = '1TB'",
+        "SET allowed_directories = ['/']",
+        "SET temp_directory = '{folder}'",
+        "INSERT INTO manifest SELECT * FROM manifest",
+        "DELETE FROM manifest",
+        "UPDATE manifest SET sigma_min = 0",
+        "DELETE FROM manifest_file",
+        "SELECT getenv('AMBIENT_SECRET')",
+        "FROM python_table",
+        "FROM manifests",
+        "CREATE SECRET s (TYPE s3)",
+        "EXPLAIN ANALYZE COPY manifest TO '{folder}/new.parquet'",
+        "SELECT 1; COPY manifest TO '{folder}/new.parquet'",
+        "COPY manifest TO '{folder}/new.parquet'; SELECT 1",
+    ],
+)
+def test_a_query_sees_the_manifest_only_and_cannot_write(
+    manifest: Path, secret: Path, sql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMBIENT_SECRET", "swordfish")
+    python_table = pa.table({"word": ["swordfish"]})
+    before = {path.name: path.read_bytes() for path in secret.iterdir()}
+    refusal(manifest, sql.format(folder=secret, manifest=manifest))
+    assert {path.name: path.read_bytes() for path in secret.iterdir()} == before
+    assert python_table.num_rows == 1
+
+
+def test_no_relative_file_either(manifest: Path, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(secret)
+    for name in ("secret.csv", "m.parquet", "other.parquet"):
+        refusal(manifest, f"FROM '{name}'")
+        refusal(manifest, f'FROM "{name}"')
+    assert len(os.listdir(secret)) == 3  # noqa: PTH208
+
+
+def test_tables_of_its_own_are_allowed_and_gone_afterwards(manifest: Path) -> None:
+    assert query(manifest, "CREATE TABLE mine AS FROM manifest").num_rows <= 1
+    assert "mine" in refusal(manifest, "FROM mine")
+
+
+@pytest.mark.parametrize("sql", ["", "   ", ";", "-- nothing", "SELECT 1; SELECT 2"])
+def test_not_one_statement(manifest: Path, sql: str) -> None:
+    assert "one statement is needed" in refusal(manifest, sql)
+
+
+def test_a_semicolon_at_the_end_is_no_second_statement(manifest: Path) -> None:
+    assert query(manifest, "SELECT 1 AS x;  -- done").to_pylist() == [{"x": 1}]
+
+
+def test_errors_say_what_duckdb_says(manifest: Path) -> None:
+    assert "syntax error" in refusal(manifest, "SELEC")
+    assert "sigma_min" in refusal(manifest, "SELECT sigma_mim FROM manifest")
+    assert "nothing" in refusal(manifest, "FROM nothing")
+    refusal(manifest, "SELECT uri::INTEGER FROM manifest")
+    refusal(manifest, "SELECT error('a\nb')")
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no manifest"):
+        query(tmp_path / "none.parquet", "SELECT 1")
+
+
+def test_columns_of_a_join_have_distinct_names(manifest: Path) -> None:
+    table = query(manifest, "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a")
+    assert len(set(table.column_names)) == 4
+    assert table.column_names[0] == "a"
+    assert [column[0].as_py() for column in table.columns] == [1, 2, 3, 4]
+
+
+RECORDS = pa.table({"uri": ["a", "b", "c", "d"], "source": ["x", "y", "x", None], "width": [1, 2, 3, 4]})
+
+
+def test_matching_keeps_the_order_of_the_table() -> None:
+    assert matching(RECORDS, "source = 'x' OR width > 3", "uri") == ["a", "c", "d"]
+    assert matching(RECORDS, "true -- all", "uri") == ["a", "b", "c", "d"]
+    assert matching(RECORDS, "false", "uri") == []
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        "1=1) UNION ALL (SELECT content FROM read_text('{folder}/secret.csv')",
+        "uri IN (SELECT a FROM '{folder}/secret.csv')",
+        "EXISTS (FROM read_blob('{folder}/secret.csv'))",
+        "true); COPY records TO '{folder}/new.csv'; SELECT (1",
+        "true); SELECT 1 AS x; --",
+        "true); SET enable_external_access = true; SELECT (1",
+        "",
+        ")",
+        "nothing > 1",
+    ],
+)
+def test_a_predicate_reaches_no_file_and_is_no_second_statement(secret: Path, predicate: str) -> None:
+    before = sorted(path.name for path in secret.iterdir())
+    with pytest.raises(UserError) as error:
+        matching(RECORDS, predicate.format(folder=secret), "uri")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in secret.iterdir()) == before
+
+
+def test_run_on_a_locked_database_has_no_tables() -> None:
+    with locked() as connection, pytest.raises(UserError, match="manifest"):
+        run(connection, "FROM manifest")

@@ -1,0 +1,158 @@
+"""Thresholds from curves: the isotonic fit, its crossing, its intervals, and that it has no bias."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq, isotonic_regression
+from scipy.special import expit
+
+from ambient.curate.threshold import crossing, decide, decide_per_source, isotonic, sigma_grid
+
+GRID = sigma_grid()
+TAU = 0.45
+
+
+def logistic_curve(ln_sigma_min: float, slope: float = 1.5, tau: float = TAU) -> np.ndarray:
+    """p_clean on the grid, rising from 0 to 0.5 and passing tau at exp(ln_sigma_min)."""
+    offset = math.log(2 * tau / (1 - 2 * tau))
+    return 0.5 / (1 + np.exp(-slope * (np.log(GRID) - ln_sigma_min) - offset))
+
+
+def draws_of(curve: np.ndarray, num: int, draws: int, random: np.random.Generator) -> np.ndarray:
+    """(num, L, draws) of 0 or 1 with the curve's mean."""
+    return (random.random((num, len(curve), draws)) < curve[:, None]).astype(np.float64)
+
+
+def gaussian_draws(num: int, draws: int, random: np.random.Generator) -> np.ndarray:
+    """(num, L, draws): what the optimal classifier says of a bad picture that differs by 1 in a Gaussian feature.
+
+    The two hypotheses lie d = 1 / sigma standard deviations apart, so the log odds are N(-d^2 / 2, d^2).
+    """
+    d = 1 / GRID[:, None]
+    return expit(d * random.standard_normal((num, len(GRID), draws)) - d**2 / 2)
+
+
+def gaussian_ln_sigma_min() -> float:
+    """Where the mean of ``gaussian_draws`` passes tau, by quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+
+    def above(ln_sigma: float) -> float:
+        d = math.exp(-ln_sigma)
+        return float(expit(d * nodes - d**2 / 2) @ weights / weights.sum()) - TAU
+
+    return brentq(above, -1.0, 3.0)
+
+
+def test_grid() -> None:
+    assert len(GRID) == 48
+    assert (GRID[0], GRID[-1]) == pytest.approx((0.01, 80.0))
+    np.testing.assert_allclose(np.diff(np.log(GRID)), math.log(8000) / 47)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 48])
+@pytest.mark.parametrize("weighted", ["no", "shared", "own"])
+def test_isotonic_against_scipy(levels: int, weighted: str) -> None:
+    random = np.random.default_rng(levels)
+    curves = random.random((60, levels)) + np.linspace(0, 1, levels) * random.choice([-1, 0, 1], (60, 1))
+    curves[:10] = random.integers(0, 3, (10, levels)) / 2  # ties
+    weights = {"no": None, "shared": random.random(levels) + 0.1, "own": random.random((60, levels)) + 0.1}[weighted]
+    rows = np.broadcast_to(np.ones(levels) if weights is None else weights, curves.shape)
+    expected = [isotonic_regression(c, weights=w).x for c, w in zip(curves, rows, strict=True)]
+    np.testing.assert_allclose(isotonic(curves, weights), expected, atol=1e-12)
+
+
+def test_crossing_by_hand() -> None:
+    grid = np.array([1.0, 4.0, 16.0])
+    fit = np.array(
+        [
+            [0.25, 0.65, 0.75],  # half of the way from 1 to 4 in ln sigma
+            [0.05, 0.15, 0.55],  # three quarters of the way from 4 to 16
+            [0.45, 0.45, 0.46],  # tau exactly is not above it
+            [0.30, 0.45, 0.60],  # tau exactly at a level
+            [0.46, 0.50, 0.50],  # above from the lowest level on
+            [0.10, 0.20, 0.45],  # never above
+            [0.00, 0.00, 1.00],
+        ]
+    )
+    expected = [2.0, 4 * 4**0.75, 4.0, 4.0, 0.0, math.inf, 4 * 4**0.45]
+    np.testing.assert_allclose(crossing(fit, grid, TAU), expected, rtol=1e-12)
+
+
+def test_crossing_is_inf_of_the_levels_above_tau() -> None:
+    """Against the definition, by a dense linear interpolation in ln sigma."""
+    fit = np.sort(np.random.default_rng(0).random((50, len(GRID))) * 0.7, axis=1)
+    dense = np.linspace(math.log(0.01), math.log(80), 200_001)
+    for curve, found in zip(fit, crossing(fit, GRID, TAU), strict=True):
+        above = dense[np.interp(dense, np.log(GRID), curve) > TAU]
+        expected = math.inf if len(above) == 0 else 0.0 if above[0] == dense[0] else math.exp(above[0])
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("draws", [4, 8, 32])
+def test_isotonic_crossing_has_no_bias_where_the_first_crossing_has_one(draws: int) -> None:
+    means = gaussian_draws(3000, draws, np.random.default_rng(0)).mean(axis=2)
+    truth = gaussian_ln_sigma_min()
+    fitted = np.log(crossing(isotonic(means), GRID, TAU)) - truth
+    first = np.log(crossing(np.maximum.accumulate(means, axis=1), GRID, TAU)) - truth
+    assert abs(np.median(fitted)) < 0.1 * fitted.std() + 0.02
+    assert np.median(first) < -0.3 * first.std()
+    assert fitted.std() < first.std()
+
+
+@pytest.mark.parametrize("draws", [1, 2, 16])
+def test_decide_brackets_its_value(draws: int) -> None:
+    random = np.random.default_rng(1)
+    curves = [logistic_curve(x) for x in (-2.0, 0.0, 1.0)] + [np.full(48, 0.02), np.full(48, 0.9)]
+    given = np.concatenate([draws_of(curve, 30, draws, random) for curve in curves])
+    sigma_min, lo, hi = decide(given, GRID, 0.05)
+    assert (lo <= sigma_min).all()
+    assert (sigma_min <= hi).all()
+    assert np.array_equal(sigma_min, crossing(isotonic(given.mean(axis=2)), GRID, TAU))
+    if draws == 16:
+        assert (sigma_min[90:120] == math.inf).all()
+        assert (sigma_min[120:] == 0).all()
+        assert (hi[:90] > lo[:90]).mean() > 0.9
+
+
+@pytest.mark.parametrize("draws", [4, 16])
+def test_interval_holds_the_truth_nine_times_in_ten(draws: int) -> None:
+    _, lo, hi = decide(gaussian_draws(800, draws, np.random.default_rng(2)), GRID, 0.05)
+    truth = math.exp(gaussian_ln_sigma_min())
+    assert 0.83 <= ((lo <= truth) & (truth <= hi)).mean() <= 0.95
+
+
+def test_a_picture_does_not_depend_on_its_neighbours() -> None:
+    given = draws_of(logistic_curve(0.0), 20, 8, np.random.default_rng(3))
+    together = np.stack(decide(given, GRID, 0.05))
+    alone = np.concatenate([np.stack(decide(one[None], GRID, 0.05)) for one in given], axis=1)
+    order = np.random.default_rng(4).permutation(20)
+    assert np.array_equal(together, alone)
+    assert np.array_equal(np.stack(decide(given[order], GRID, 0.05)), together[:, order])
+
+
+def test_no_pictures() -> None:
+    assert [len(values) for values in decide(np.zeros((0, 48, 4)), GRID, 0.05)] == [0, 0, 0]
+
+
+def test_epsilon_moves_the_threshold() -> None:
+    given = logistic_curve(0.0)[None, :, None].repeat(2, axis=2)
+    found = [float(decide(given, GRID, epsilon)[0][0]) for epsilon in (0.02, 0.05, 0.2)]
+    assert found[0] > found[1] > found[2]
+    assert found[1] == pytest.approx(1.0, rel=0.01)
+
+
+def test_per_source_is_the_crossing_of_the_mean_curve() -> None:
+    random = np.random.default_rng(5)
+    centres = {"a": -1.0, "b": 1.0}
+    sources = random.choice(["a", "b"], 200).tolist()
+    curves = np.stack([logistic_curve(centres[s] + random.normal() / 2) for s in sources])
+    found = decide_per_source(curves, sources, GRID, 0.05)
+    assert list(found) == ["a", "b"]
+    for source, (sigma_min, lo, hi) in found.items():
+        mean = curves[[s == source for s in sources]].mean(axis=0, keepdims=True)
+        assert sigma_min == pytest.approx(float(crossing(isotonic(mean), GRID, TAU)[0]))
+        assert lo < sigma_min < hi
+        assert lo > 0.5 * sigma_min
+    only_a = [s == "a" for s in sources]
+    assert decide_per_source(curves[only_a], ["a"] * sum(only_a), GRID, 0.05)["a"] == found["a"]
