@@ -23,7 +23,7 @@ from ..schemas.errors import UserError
 from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
 from ..schemas.space import Space
 from .classifier import QualityClassifier, load_classifier, save_classifier
-from .curves import p_clean
+from .curves import search
 from .device import choose_device
 from .fit import HELD_OUT, MIN_ACCURACY, FitConfig, fit_classifier
 from .images import Unusable, load_many, to_unit
@@ -37,6 +37,7 @@ from .threshold import decide, decide_per_source, sigma_grid
 from .uris import Roots
 
 Rows = NDArray[Any]
+CURVES = ("mean", "variance", "count")
 
 RECORDS_PER_PART = 4096
 CURVES_PER_PART = 512
@@ -50,7 +51,8 @@ class AnnotateConfig:
 
     clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them; neither:
     the best tenth by two measures. resolution: None takes the largest power of two <= the median short side, at most
-    256. draws: noise draws per noise level. per: one threshold per picture or per source. steps: of the classifier.
+    256. draws: noise draws per level, on average. per: one threshold per picture or per source. steps: of the
+    classifier.
     """
 
     clean: Path | None = None
@@ -75,7 +77,8 @@ class AnnotateConfig:
             raise UserError(f"steps must be at least 1, not {self.steps}")
         if self.per not in ("picture", "source"):
             raise UserError(f"--per is picture or source, not {self.per!r}")
-        Space(resolution=self.resolution or 8, channels=self.channels)  # raises UserError now, not after reading
+        resolution = 8 if self.resolution is None else self.resolution
+        Space(resolution=resolution, channels=self.channels)  # raises UserError now, not after reading
 
     def arguments(self) -> list[str]:
         """The command-line options that say the same, those left at their defaults left out."""
@@ -313,9 +316,9 @@ def _curves(records: pa.Table, classifier: QualityClassifier, space: Space, run:
 def _curve_part(
     part: pa.Table, rows: Rows, classifier: QualityClassifier, space: Space, run: _Run, advance: Advance
 ) -> pa.Table:
-    """Columns row, p_clean, sigma_min, sigma_min_lo, sigma_min_hi and problem (of a picture that is gone)."""
-    levels = torch.tensor(sigma_grid(), dtype=torch.float32, device=run.device)
-    ids, problems, draws = part["id"].to_pylist(), [], []
+    """Columns row, p_clean, draws, sigma_min, sigma_min_lo, sigma_min_hi and problem (of a picture that is gone)."""
+    config, grid = run.config, sigma_grid()
+    ids, problems, found = part["id"].to_pylist(), [], []
     pictures = load_many(part["uri"].to_pylist(), space, run.roots, workers=run.workers)
     while chunk := list(islice(pictures, _CHUNK)):
         problems += [p.reason if isinstance(p, Unusable) else None for _, p in chunk]
@@ -323,17 +326,19 @@ def _curve_part(
         if good:
             x = to_unit(torch.from_numpy(np.stack([p for _, p in good])).to(run.device))
             names = names_of([content_id for content_id, _ in good], run.device)
-            draws.append(p_clean(classifier, x, names, levels, draws=run.config.draws, seed=run.config.seed).cpu())
+            tau = 0.5 - config.epsilon
+            found.append(search(classifier, x, names, grid, draws=config.draws, tau=tau, seed=config.seed))
         advance(len(chunk))
     usable = np.array([problem is None for problem in problems])
-    found = torch.cat(draws).double().numpy() if draws else np.zeros((0, len(levels), 1))
+    none = np.zeros((0, len(grid)))
+    mean, variance, count = (np.concatenate([none, *(getattr(c, name) for c in found)]) for name in CURVES)
     columns = {
         "row": pa.array(rows),
         "problem": pa.array(problems, pa.string()),
-        "p_clean": _spread(pa.array(list(found.mean(axis=2).astype(np.float32)), pa.list_(pa.float32())), usable),
+        "p_clean": _spread(_lists(mean, pa.float32()), usable),
+        "draws": _spread(_lists(count, pa.int32()), usable),
     }
-    decided = decide(found, sigma_grid(), run.config.epsilon)
-    for name, values in zip(THRESHOLDS, decided, strict=True):
+    for name, values in zip(THRESHOLDS, decide(mean, variance, count, grid, config.epsilon), strict=True):
         columns[name] = _spread(pa.array(values, pa.float32()), usable)
     return pa.table(columns)
 
@@ -358,6 +363,7 @@ def _annotated(records: pa.Table, run: _Run) -> pa.Table:
     _say_thresholds(thresholds["sigma_min"][ok & ~clean], run.reporter)
     for name, column in (
         ("p_clean", curves["p_clean"]),
+        ("draws", curves["draws"]),
         *((name, curves[name]) for name in THRESHOLDS),
         ("sigma_max", pa.array(np.zeros(len(ok)), pa.float32(), mask=~ok)),
         ("method", pa.array(method, pa.string(), mask=~ok)),
@@ -371,19 +377,28 @@ def _share_per_source(
 ) -> None:
     """Give every picture in `use` the threshold of its source's mean curve (eq. 3.2)."""
     names = np.array(sources.cast(pa.string()).to_pylist())
-    stacked = np.stack(curves.filter(pa.array(use)).to_pylist())
+    stacked = np.array(curves.filter(pa.array(use)).to_pylist())
     for source, values in decide_per_source(stacked, names[use].tolist(), sigma_grid(), epsilon).items():
         for name, value in zip(THRESHOLDS, values, strict=True):
             thresholds[name][use & (names == source)] = value
 
 
 def _say_thresholds(sigma_min: Rows, reporter: Reporter) -> None:
+    if len(sigma_min) == 0:
+        reporter.warn("no picture is left to annotate: all that are usable are clean")
+        return
     never, everywhere = int(np.isinf(sigma_min).sum()), int((sigma_min == 0).sum())
     reporter.say(f"sigma_min of {len(sigma_min):,} pictures that are not clean: median {np.median(sigma_min):.3g}")
     if everywhere:
         reporter.say(f"{everywhere:,} of them look clean at every noise level: sigma_min = 0")
     if never:
         reporter.warn(f"{never:,} of them look wrong at every noise level: sigma_min = inf, never used in training")
+
+
+def _lists(values: Rows, kind: pa.DataType) -> pa.Array:
+    """(N, L) numbers as N lists."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()).cast(kind, safe=False))
 
 
 def _spread(values: pa.Array, mask: Rows) -> pa.Array:

@@ -53,7 +53,7 @@ class QualityClassifier(nn.Module):
         super().__init__()
         self.space, self.config = space, config
         bands, views = space.channels * BLOCK * BLOCK, len(_views(space))
-        colours = _opponent_colours(space.channels).T
+        colours = _opponent_colours(space.channels).T.contiguous()
         for name, basis in (("dct", _dct()), ("hartley", _hartley())):  # colours and basis at once, (C * 64, C * 64)
             self.register_buffer(name, torch.kron(colours, torch.kron(basis, basis)).contiguous(), persistent=False)
         self.register_buffer("positions", torch.linspace(-1.5, 1.5, _NOISE_FEATURES), persistent=False)

@@ -17,7 +17,7 @@ class Reporter:
     """console: where to write; quiet drops everything but warnings."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self.quiet = quiet
 
     def say(self, message: str) -> None:

@@ -21,9 +21,9 @@ MAX_ROWS = 60
 
 def print_table(table: pa.Table) -> None:
     """Print a table for people, numbers to the right, at most 60 rows."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)  # never fold what another program reads
+        console = Console(highlight=False, emoji=False, width=10_000)  # never fold what another program reads
     if table.num_columns == 0:
         return
     view = Table(box=None, header_style="bold", pad_edge=False)
@@ -40,12 +40,8 @@ def print_table(table: pa.Table) -> None:
 
 def to_csv(table: pa.Table) -> str:
     """The table as CSV with a header; null is empty, a list is JSON."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.column_names)
-    for row in _rows(table):
-        writer.writerow([_json(v) if isinstance(v, list | dict) else v for v in row.values()])
-    return out.getvalue()
+    rows = ([_json(v) if isinstance(v, list | dict) else v for v in row.values()] for row in _rows(table))
+    return "".join(map(_csv_line, [table.column_names, *rows]))
 
 
 def to_json_lines(table: pa.Table) -> str:
@@ -56,6 +52,13 @@ def to_json_lines(table: pa.Table) -> str:
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=4096):
         yield from batch.to_pylist()
+
+
+def _csv_line(values: list[Any]) -> str:
+    """The writer quotes what its own line end has in it, so it must be \\r\\n until the line is done."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerow(values)
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _json(value: Any) -> str:

@@ -55,25 +55,18 @@ def crossing(fit: Array, grid: Array, tau: float) -> Array:
     return np.where(first == 0, 0.0, np.where(first == len(grid), np.inf, sigma))
 
 
-def decide(draws: Array, grid: Array, epsilon: float) -> tuple[Array, Array, Array]:
+def decide(mean: Array, variance: Array, count: Array, grid: Array, epsilon: float) -> tuple[Array, Array, Array]:
     """sigma_min of each picture with a 90 % interval for the chance of the draws.
 
-    draws: (N, L, D) probabilities of "clean", one per noise draw; grid: (L,); a level is good when p_clean > 0.5 -
-    epsilon. Returns sigma_min, lo, hi, each (N,). The interval is a bootstrap over the draws of every level, the same
-    resampling for every picture, so that a picture's result does not depend on its neighbours.
+    mean, variance, count: (N, L) p_clean, the variance of one draw, the number of draws; grid: (L,); a level is good
+    when p_clean > 0.5 - epsilon. Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap, with the
+    same normal numbers for every picture, so that a picture's result does not depend on its neighbours.
     """
-    n, levels, num_draws = draws.shape
     tau = 0.5 - epsilon
-    sigma_min = crossing(isotonic(draws.mean(axis=2)), grid, tau)
-    if num_draws == 1:
-        return sigma_min, np.zeros(n), np.full(n, np.inf)  # one draw says nothing about its own chance
-    picks = np.random.default_rng(0).integers(num_draws, size=(_RESAMPLES, levels, num_draws))
-    centre = draws.mean(axis=2)
-    widen = np.sqrt(num_draws / (num_draws - 1))  # resampling D draws understates their variance by (D - 1) / D
-    resampled = np.empty((_RESAMPLES, n))
-    for b, pick in enumerate(picks):
-        mean = np.take_along_axis(draws, pick[None], axis=2).mean(axis=2)
-        resampled[b] = crossing(isotonic(centre + widen * (mean - centre)), grid, tau)
+    sigma_min = crossing(isotonic(mean, count), grid, tau)
+    error = np.sqrt(variance / count)
+    normals = np.random.default_rng(0).standard_normal((_RESAMPLES, mean.shape[1]))
+    resampled = np.stack([crossing(isotonic(mean + error * z, count), grid, tau) for z in normals])
     lo, hi = np.quantile(resampled, [0.05, 0.95], axis=0, method="inverted_cdf")
     return sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min)
 

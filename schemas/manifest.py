@@ -44,6 +44,7 @@ RECORD = pa.schema(
 ANNOTATION = pa.schema(
     [
         pa.field("p_clean", pa.list_(pa.float32())),
+        pa.field("draws", pa.list_(pa.int32())),
         pa.field("sigma_min", pa.float32()),
         pa.field("sigma_min_lo", pa.float32()),
         pa.field("sigma_min_hi", pa.float32()),
@@ -69,7 +70,7 @@ def manifest_schema(scores: list[str]) -> pa.Schema:
 class Metadata:
     """What a manifest says about itself, as JSON under the file metadata's key ``ambient``.
 
-    sigma_grid: noise levels of p_clean, ascending. draws: noise draws behind each value of p_clean.
+    sigma_grid: noise levels of p_clean, ascending. draws: noise draws per level, on average.
     epsilon: a level counts as good when p_clean > 0.5 - epsilon. classifier: BLAKE2b-128 of its file, or None.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.

@@ -40,19 +40,22 @@ class Fields:
         spectrum = torch.fft.fft2(white, norm="ortho") * self.power().sqrt() * self.transfer(blur)
         return torch.fft.ifft2(spectrum, norm="ortho").real.float()[:, None]
 
-    def log_likelihood(self, x: Tensor, sigma: Tensor, *, blur: float) -> Tensor:
-        """log p(x) up to a constant, x = blurred field + sigma * noise. x: (N, 1, R, R); sigma: (N,). Returns (N,)."""
-        energy = torch.fft.fft2(x.double()[:, 0], norm="ortho").abs() ** 2
+    def log_likelihood(self, energy: Tensor, sigma: Tensor, *, blur: float) -> Tensor:
+        """log p(x) up to a constant, x = blurred field + sigma * noise.
+
+        energy: (N, R, R) of x's Fourier coefficients; sigma: (N,). Returns (N,).
+        """
         variance = self.power() * self.transfer(blur) ** 2 + sigma.double()[:, None, None] ** 2
         return -0.5 * (variance.log() + energy / variance).sum(dim=(1, 2))
 
     def optimal_logit(self, x: Tensor, sigma: Tensor, *, blurs: list[float]) -> Tensor:
         """Log odds of "clean" for the best classifier of clean fields against an equal mixture of blurs, half and half.
 
-        x: (N, 1, R, R); sigma: (N,). Returns (N,) float64.
+        x: (N, 1, R, R); sigma: (N,), or one level for all as (1,). Returns (N,) float64.
         """
-        bad = torch.stack([self.log_likelihood(x, sigma, blur=b) for b in blurs])
-        return self.log_likelihood(x, sigma, blur=0.0) - (torch.logsumexp(bad, dim=0) - math.log(len(blurs)))
+        energy = torch.fft.fft2(x.double()[:, 0], norm="ortho").abs().square()
+        bad = torch.stack([self.log_likelihood(energy, sigma, blur=b) for b in blurs])
+        return self.log_likelihood(energy, sigma, blur=0.0) - (torch.logsumexp(bad, dim=0) - math.log(len(blurs)))
 
     def optimal_denoiser(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x_0 | x], the Wiener filter P / (P + sigma^2), for clean fields. Shapes as above; returns float32."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from ambient.schemas.manifest import METADATA_KEY, Metadata, manifest_schema
 from ambient.schemas.space import Space
 
@@ -43,9 +42,10 @@ def rows(num: int, **columns: Any) -> pa.Table:
         "sigma_max": 0.0,
         "method": "classifier",
     }
-    data = {**defaults, **columns}
+    schema = manifest_schema([])
+    data = {**dict.fromkeys(schema.names), **defaults, **columns}
     lists = {name: value if isinstance(value, list) else [value] * num for name, value in data.items()}
-    return pa.table(lists, schema=manifest_schema([]))
+    return pa.table(lists, schema=schema)
 
 
 def write(path: Path, table: pa.Table, metadata: Metadata = METADATA) -> Path:

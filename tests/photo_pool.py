@@ -18,8 +18,9 @@ def tiles(count: int, seed: int = 0) -> list[Image.Image]:
     seen, out = set(), []
     while len(out) < count:
         photograph = photographs[len(out) % len(photographs)]
-        corner = (int(random.integers(photograph.width // 8 - 2)) * 8, int(random.integers(photograph.height // 8 - 2)) * 8)
-        tile = photograph.crop((*corner, corner[0] + SIDE, corner[1] + SIDE))
+        left, top = (int(random.integers(length // 8 - 2)) * 8 for length in photograph.size)
+        corner = (left, top)
+        tile = photograph.crop((left, top, left + SIDE, top + SIDE))
         if (id(photograph), corner) not in seen and np.asarray(tile).std() > 8:
             seen.add((id(photograph), corner))
             out.append(tile)

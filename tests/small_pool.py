@@ -45,6 +45,7 @@ def write_pool(
         "reason": [None] * num,
         "role": ["clean" if s == 0 else "pool" for s in floors],
         "p_clean": [None] * num,
+        "draws": [None] * num,
         "sigma_min": floors,
         "sigma_min_lo": floors,
         "sigma_min_hi": floors,

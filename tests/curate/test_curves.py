@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from ambient.curate.curves import p_clean, search
+from ambient.curate.noise import names_of
+from ambient.curate.threshold import crossing, isotonic, sigma_grid
 from scipy import integrate, stats
 from torch import Tensor
-
-from ambient.curate.curves import p_clean
-from ambient.curate.noise import names_of
 
 GRID = torch.tensor([0.05, 0.5, 5.0])
 PICTURES = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -80,3 +80,63 @@ def test_mean_against_the_integral() -> None:
 
             exact = integrate.quad(integrand, -9, 9, points=[0.0])[0]
             assert float(found[picture, level]) == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(4096))
+
+
+def rising(x: Tensor, sigma: Tensor) -> Tensor:
+    """Doubtful of every picture until noise drowns it; the first pixel says how much is needed."""
+    return (x[:, 0, 0, 0] - 1.5) / sigma
+
+
+def searched(pictures: Tensor = PICTURES, names: Tensor = NAMES, *, draws: int, **options):
+    return search(rising, pictures, names, sigma_grid(), draws=draws, tau=0.45, **options)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 8, 33])
+def test_search_keeps_to_its_budget_and_looks_everywhere(draws: int) -> None:
+    found = searched(draws=draws)
+    assert found.mean.shape == found.variance.shape == found.count.shape == (7, 48)
+    assert (found.count >= min(draws, 2)).all()
+    assert (found.count.sum(axis=1) <= 48 * draws).all()
+    assert (found.count.sum(axis=1) >= 0.85 * 48 * draws).all()
+
+
+def test_search_draws_most_near_the_crossing() -> None:
+    found = searched(draws=16)
+    sigma = crossing(isotonic(found.mean, found.count), sigma_grid(), 0.45)
+    assert len(np.unique(sigma.round(3))) == 7
+    near = 0
+    for count, level in zip(found.count, np.searchsorted(sigma_grid(), sigma), strict=True):
+        assert count[level] > 4 * count.min()
+        near += bool(count[level] == count.max())
+    assert near >= 5  # the last draws may yet move a crossing
+
+
+def test_search_means_and_variances_are_of_the_draws_it_counts() -> None:
+    """Against all draws of every level. A level may lack the draws of a round that left it out."""
+    found = searched(draws=8)
+    levels = torch.tensor(sigma_grid(), dtype=torch.float32)
+    many = p_clean(rising, PICTURES, NAMES, levels, draws=int(found.count.max()), seed=0).double().numpy()
+    for count in (found.count.min(), found.count.max()):  # of levels in no window, and in both
+        at = found.count == count
+        drawn = many[..., : int(count)]
+        np.testing.assert_allclose(found.mean[at], drawn.mean(axis=2)[at], rtol=1e-5)
+        np.testing.assert_allclose(found.variance[at], drawn.var(axis=2, ddof=1)[at], rtol=1e-3, atol=1e-9)
+
+
+def test_search_of_one_picture_alone_is_the_same() -> None:
+    together = searched(draws=8)
+    for i in range(7):
+        alone = searched(PICTURES[i : i + 1], NAMES[i : i + 1], draws=8)
+        assert np.array_equal(alone.count[0], together.count[i])
+        np.testing.assert_allclose(alone.mean[0], together.mean[i], rtol=1e-6)
+
+
+def test_one_draw_is_not_taken_for_certainty() -> None:
+    found = searched(draws=1)
+    unsure = (found.mean > 0.05) & (found.mean < 0.95)
+    assert unsure.any()
+    assert (found.variance[unsure] > 0).all()
+
+
+def test_search_of_no_pictures() -> None:
+    assert searched(PICTURES[:0], NAMES[:0], draws=8).mean.shape == (0, 48)

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from manifests import METADATA, rows
-
 from ambient.curate.manifest import Work, digest, replacing, write_manifest, write_table
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import ROW_GROUP_SIZE, manifest_schema, read_metadata
+from manifests import METADATA, rows
 
 HOLD = """
 import sys
@@ -25,8 +24,8 @@ with Work(Path(sys.argv[1]), sys.argv[2]):
 """
 
 
-class Trouble(Exception):
-    pass
+class Trouble(Exception):  # noqa: N818
+    """Anything that may happen."""
 
 
 def listing(folder: Path) -> list[str]:

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from ambient.curate.noise import Purpose, name_of, names_of, normals, philox4x32, uniforms, words
 from scipy import stats
 from torch import Tensor
-
-from ambient.curate.noise import Purpose, name_of, names_of, normals, philox4x32, uniforms, words
 
 NAMES = torch.arange(-20, 20, dtype=torch.int64) * 7_919_000_000_000 + 3
 SHAPES = [normals, uniforms, words]

@@ -4,12 +4,12 @@ import math
 import os
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
-from manifests import rows, write
-
 from ambient.curate.query import locked, matching, query, run
 from ambient.schemas.errors import UserError
+from manifests import rows, write
 
 
 @pytest.fixture
@@ -181,6 +181,16 @@ def test_a_predicate_reaches_no_file_and_is_no_second_statement(secret: Path, pr
         matching(RECORDS, predicate.format(folder=secret), "uri")
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in secret.iterdir()) == before
+
+
+def test_variables_of_this_process_are_no_tables() -> None:
+    """DuckDB looks in the frame that asks, so the question is asked from here."""
+    python_table = pa.table({"word": ["swordfish"]})
+    with locked() as connection:
+        for ask in (connection.sql, connection.execute, connection.query):
+            with pytest.raises(duckdb.Error, match="python_table"):
+                ask("FROM python_table")
+    assert python_table.num_rows == 1
 
 
 def test_run_on_a_locked_database_has_no_tables() -> None:

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from ambient.curate.threshold import crossing, decide, decide_per_source, isotonic, sigma_grid
 from scipy.optimize import brentq, isotonic_regression
 from scipy.special import expit
-
-from ambient.curate.threshold import crossing, decide, decide_per_source, isotonic, sigma_grid
 
 GRID = sigma_grid()
 TAU = 0.45
@@ -22,6 +21,13 @@ def logistic_curve(ln_sigma_min: float, slope: float = 1.5, tau: float = TAU) ->
 def draws_of(curve: np.ndarray, num: int, draws: int, random: np.random.Generator) -> np.ndarray:
     """(num, L, draws) of 0 or 1 with the curve's mean."""
     return (random.random((num, len(curve), draws)) < curve[:, None]).astype(np.float64)
+
+
+def decided(draws: np.ndarray, epsilon: float = 0.05) -> np.ndarray:
+    """(3, N): sigma_min, lo and hi from draws (N, L, D)."""
+    num = draws.shape[2]
+    variance = draws.var(axis=2, ddof=1) if num > 1 else np.full(draws.shape[:2], 0.25)
+    return np.stack(decide(draws.mean(axis=2), variance, np.full(draws.shape[:2], num), GRID, epsilon))
 
 
 def gaussian_draws(num: int, draws: int, random: np.random.Generator) -> np.ndarray:
@@ -105,7 +111,7 @@ def test_decide_brackets_its_value(draws: int) -> None:
     random = np.random.default_rng(1)
     curves = [logistic_curve(x) for x in (-2.0, 0.0, 1.0)] + [np.full(48, 0.02), np.full(48, 0.9)]
     given = np.concatenate([draws_of(curve, 30, draws, random) for curve in curves])
-    sigma_min, lo, hi = decide(given, GRID, 0.05)
+    sigma_min, lo, hi = decided(given)
     assert (lo <= sigma_min).all()
     assert (sigma_min <= hi).all()
     assert np.array_equal(sigma_min, crossing(isotonic(given.mean(axis=2)), GRID, TAU))
@@ -115,29 +121,29 @@ def test_decide_brackets_its_value(draws: int) -> None:
         assert (hi[:90] > lo[:90]).mean() > 0.9
 
 
-@pytest.mark.parametrize("draws", [4, 16])
+@pytest.mark.parametrize("draws", [8, 32])
 def test_interval_holds_the_truth_nine_times_in_ten(draws: int) -> None:
-    _, lo, hi = decide(gaussian_draws(800, draws, np.random.default_rng(2)), GRID, 0.05)
+    _, lo, hi = decided(gaussian_draws(800, draws, np.random.default_rng(2)))
     truth = math.exp(gaussian_ln_sigma_min())
     assert 0.83 <= ((lo <= truth) & (truth <= hi)).mean() <= 0.95
 
 
 def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     given = draws_of(logistic_curve(0.0), 20, 8, np.random.default_rng(3))
-    together = np.stack(decide(given, GRID, 0.05))
-    alone = np.concatenate([np.stack(decide(one[None], GRID, 0.05)) for one in given], axis=1)
+    together = decided(given)
+    alone = np.concatenate([decided(one[None]) for one in given], axis=1)
     order = np.random.default_rng(4).permutation(20)
     assert np.array_equal(together, alone)
-    assert np.array_equal(np.stack(decide(given[order], GRID, 0.05)), together[:, order])
+    assert np.array_equal(decided(given[order]), together[:, order])
 
 
 def test_no_pictures() -> None:
-    assert [len(values) for values in decide(np.zeros((0, 48, 4)), GRID, 0.05)] == [0, 0, 0]
+    assert [len(values) for values in decided(np.zeros((0, 48, 4)))] == [0, 0, 0]
 
 
 def test_epsilon_moves_the_threshold() -> None:
     given = logistic_curve(0.0)[None, :, None].repeat(2, axis=2)
-    found = [float(decide(given, GRID, epsilon)[0][0]) for epsilon in (0.02, 0.05, 0.2)]
+    found = [float(decided(given, epsilon)[0][0]) for epsilon in (0.02, 0.05, 0.2)]
     assert found[0] > found[1] > found[2]
     assert found[1] == pytest.approx(1.0, rel=0.01)
 

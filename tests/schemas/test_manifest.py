@@ -8,8 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from manifests import METADATA, rows, write
-
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import (
     ANNOTATION,
@@ -24,6 +22,7 @@ from ambient.schemas.manifest import (
     manifest_schema,
     read_metadata,
 )
+from manifests import METADATA, rows, write
 
 
 def refusal(path: Path) -> str:
@@ -177,7 +176,7 @@ def test_contradictions_name_the_first_row(column: str, value: object) -> None:
 
 def test_the_first_of_several_contradictions_is_named() -> None:
     table = rows(4, role=["pool", "pool", "pool", "x"], sigma_max=[0.0, 0.0, math.nan, 0.0], status=["ok"] * 3 + ["y"])
-    with pytest.raises(UserError, match="row 2 of it .* its sigma_max"):
+    with pytest.raises(UserError, match=r"row 2 of it .* its sigma_max"):
         check_rows(table, "it")
 
 

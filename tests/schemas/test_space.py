@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import pytest
-
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
 

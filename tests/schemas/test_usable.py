@@ -11,10 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from manifests import METADATA, rows, write
-
 from ambient.curate.query import connect
 from ambient.schemas.usable import BETA, beta_of, usable
+from manifests import METADATA, rows, write
 
 NUM = 400
 
@@ -79,8 +78,9 @@ def test_sql_and_python_and_brute_force_agree(connection, table: pa.Table) -> No
     random = np.random.default_rng(1)
     low, high = (table[name].to_numpy().astype(np.float64) for name in ("sigma_min", "sigma_max"))
     ok = np.array(table["status"].to_pylist()) == "ok"
-    finite = low[np.isfinite(low)]
-    levels = [*random.lognormal(size=20), *(edges := BETA * finite[:30]), *np.nextafter(edges, math.inf), *high[np.isfinite(high)][:30], *finite[:10], 0.0]
+    finite, finite_high = low[np.isfinite(low)], high[np.isfinite(high)]
+    edges = BETA * finite[:30]
+    levels = [*random.lognormal(size=20), *edges, *np.nextafter(edges, math.inf), *finite_high[:30], *finite[:10], 0.0]
     for sigma in map(float, levels):
         expected = brute_force(table, sigma)
         assert [uri for (uri,) in asked(connection, f"SELECT uri FROM usable({sigma!r}::DOUBLE)")] == expected

@@ -1,0 +1,356 @@
+"""The annotator's stages with a classifier that says what the test wants: splits, refusals, curves, vanished files."""
+
+import errno
+import math
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ambient.curate import annotate as stages
+from ambient.curate.annotate import AnnotateConfig, annotate, plan
+from ambient.curate.curves import Curves
+from ambient.curate.fit import Fit
+from ambient.curate.reporter import Reporter
+from ambient.curate.uris import close_archives
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import check_rows, read_metadata
+from ambient.schemas.space import Space
+from photo_pool import tiles, write_photo_pool
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    close_archives()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_photo_pool(tmp_path / "pool", clean=12, per_blur=8)
+
+
+class Constant(torch.nn.Module):
+    """A classifier that says the same of everything."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, x: torch.Tensor, _sigma: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(x),), self.logit)
+
+
+Stub = Callable[..., None]
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Replaces the classifier by one that always says the same logit, "trained" to the accuracy given."""
+
+    def install(logit: float = 0.0, accuracy: float = 1.0) -> None:
+        def fit(*sets: torch.Tensor, **_options: object) -> Fit:
+            install.shapes = [tuple(pictures.shape) for pictures in sets]
+            return Fit(classifier=Constant(logit), held_out_loss=0.5, accuracy=accuracy)
+
+        monkeypatch.setattr(stages, "fit_classifier", fit)
+        monkeypatch.setattr(stages, "save_classifier", lambda path, _: path.write_bytes(b"stub"))
+        monkeypatch.setattr(stages, "load_classifier", lambda _: (Constant(logit), "0" * 32))
+
+    return install
+
+
+def rows_of(manifest: Path) -> dict[str, dict]:
+    return {row["uri"]: row for row in pq.read_table(manifest).to_pylist()}
+
+
+def run(pool: Path, **changes: object) -> dict[str, dict]:
+    """Rows of the manifest that a short run writes beside the pool."""
+    changes = {"draws": 1, "clean": pool / "clean", **changes}
+    out = annotate(pool, pool.parent / "m.parquet", AnnotateConfig(**changes), device="cpu", workers=2)
+    return rows_of(out)
+
+
+def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
+    out = pool.parent / "m.parquet"
+    before = out.read_bytes() if out.exists() else None
+    with pytest.raises(UserError) as error:
+        config = AnnotateConfig(**{"draws": 1, "clean": pool / "clean", **changes})
+        annotate(pool, out, config, device="cpu", overwrite=overwrite, reporter=Reporter(quiet=True))
+    assert (out.read_bytes() if out.exists() else None) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub()
+    monkeypatch.setattr(stages, "RECORDS_PER_PART", 10)
+    monkeypatch.setattr(stages, "CURVES_PER_PART", 10)
+    real, seen = stages.search, []
+
+    def fail_at_the_second(*arguments: object, **options: object) -> Curves:
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(stages, "search", fail_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(small)
+    monkeypatch.setattr(stages, "scan", None)
+    monkeypatch.setattr(stages, "fit_classifier", None)
+    assert len(run(small)) == 28
+    assert len(seen) == 2 + 2  # of three parts, the first was there
+
+
+def test_other_options_or_another_pool_need_overwrite(small: Path, stub: Stub) -> None:
+    stub()
+    run(small)
+    assert "--overwrite" in refusal(small, epsilon=0.1)
+    (small / "soft" / "000.png").unlink()
+    assert "--overwrite" in refusal(small)
+    out = annotate(small, small.parent / "m.parquet", AnnotateConfig(clean=small / "clean"), overwrite=True)
+    assert len(rows_of(out)) == 27
+
+
+def test_something_else_at_the_place_of_the_manifest(small: Path, stub: Stub) -> None:
+    stub()
+    out = small.parent / "m.parquet"
+    out.write_text("precious")
+    assert "not a readable Parquet file" in refusal(small)
+    out.unlink()
+    out.mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is a folder"):
+            annotate(small, out, AnnotateConfig(clean=small / "clean"), overwrite=overwrite)
+
+
+def test_parts_of_other_options_are_not_used(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(small, resolution=8)
+    assert all(row["status"] == "ok" for row in run(small, resolution=16).values())
+    assert "starting again" in capsys.readouterr().err
+    assert read_metadata(small.parent / "m.parquet").space.resolution == 16
+
+
+def test_two_halves_of_one_population_are_refused(tmp_path: Path) -> None:
+    """Real training on a random split: there is nothing to learn, and it must not call everything clean."""
+    pool = tmp_path / "pool"
+    for number, tile in enumerate(tiles(600)):
+        folder = pool / ("clean" if number % 4 < 2 else "rest")
+        folder.mkdir(parents=True, exist_ok=True)
+        tile.save(folder / f"{number:03d}.png")
+    message = refusal(pool, steps=20)
+    assert "cannot tell clean pictures from the others" in message
+    assert "--accept-indistinguishable" in message
+    assert not (tmp_path / "m.parquet.parts" / "classifier.safetensors").exists()
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.5, 0.599])
+def test_a_classifier_that_learned_nothing_is_refused_unless_accepted(
+    small: Path, stub: Stub, accuracy: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub(0.0, accuracy)
+    for _ in range(2):  # the same command again does not get past it either
+        assert f"balanced accuracy {accuracy:.3f}" in refusal(small)
+    assert {row["sigma_min"] for row in run(small, accept_indistinguishable=True).values()} == {0.0}
+    assert "do not trust these thresholds" in capsys.readouterr().err
+
+
+def test_accuracy_of_just_enough_passes(small: Path, stub: Stub) -> None:
+    stub(0.0, 0.6)
+    assert len(run(small)) == 28
+
+
+def test_held_out_pictures_are_no_training_pictures(small: Path, stub: Stub) -> None:
+    stub()
+    run(small)
+    assert stub.shapes == [(10, 3, 16, 16), (13, 3, 16, 16), (2, 3, 16, 16), (3, 3, 16, 16)]
+
+
+def test_a_curve_that_never_crosses_is_inf_and_said_aloud(
+    small: Path, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub(-3.0)
+    rows = run(small)
+    assert {row["sigma_min"] for row in rows.values() if row["role"] == "pool"} == {math.inf}
+    assert {row["sigma_min"] for row in rows.values() if row["role"] == "clean"} == {0.0}
+    assert "warning: 16 of them look wrong at every noise level" in capsys.readouterr().err
+
+
+def test_p_clean_and_epsilon(small: Path, stub: Stub) -> None:
+    stub(math.log(0.42 / 0.58))
+    rows = run(small)
+    np.testing.assert_allclose([row["p_clean"] for row in rows.values()], 0.42, rtol=1e-6)
+    assert rows["soft/000.png"]["sigma_min"] == math.inf
+    config = AnnotateConfig(clean=small / "clean", draws=1, epsilon=0.1)
+    again = rows_of(annotate(small, small.parent / "m.parquet", config, overwrite=True))
+    assert again["soft/000.png"]["sigma_min"] == 0.0
+
+
+@pytest.mark.parametrize("gone", [["soft/003.png"], ["clean/003.png"], ["soft", "blurred"]])
+@pytest.mark.parametrize("per", ["picture", "source"])
+def test_a_picture_that_vanishes_is_unreadable_and_the_run_goes_on(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, gone: list[str], per: str
+) -> None:
+    stub()
+    trained = stages.fit_classifier
+
+    def vanish(*sets: torch.Tensor, **options: object) -> Fit:
+        for name in gone:
+            shutil.rmtree(small / name) if (small / name).is_dir() else (small / name).unlink()
+        return trained(*sets, **options)
+
+    monkeypatch.setattr(stages, "fit_classifier", vanish)
+    rows = run(small, per=per)
+    check_rows(pq.read_table(small.parent / "m.parquet"), "it")
+    for uri, row in rows.items():
+        missing = any(uri.startswith(name) for name in gone)
+        assert row["status"] == ("unreadable" if missing else "ok")
+        assert (row["sigma_min"] is None, row["p_clean"] is None, row["method"] is None) == (missing,) * 3
+        assert ("No such file" in (row["reason"] or "")) == missing
+
+
+def test_pictures_that_all_vanish_before_training(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub()
+    real = stages._space
+    monkeypatch.setattr(stages, "_space", lambda *arguments: (shutil.rmtree(small / "clean"), real(*arguments))[1])
+    assert "is the pool being changed" in refusal(small)
+
+
+def test_clean_pictures_outside_the_pool_count_once(small: Path, stub: Stub) -> None:
+    stub(-3.0)
+    outside = small.parent / "good"
+    shutil.move(small / "clean", outside)
+    for name in ("000.png", "001.png"):
+        shutil.copy(outside / name, small / "soft" / f"copy-{name}")
+    shutil.copy(small / "soft" / "000.png", small / "blurred" / "copy.png")
+    rows = run(small, clean=outside)
+    assert [u for u, r in rows.items() if r["role"] == "clean"] == [f"clean:{n:03d}.png" for n in range(12)]
+    assert {u: r["reason"] for u, r in rows.items() if r["status"] == "duplicate"} == {
+        "soft/copy-000.png": "same content as clean:000.png",
+        "soft/copy-001.png": "same content as clean:001.png",
+        "soft/000.png": "same content as blurred/copy.png",
+    }
+    assert {rows[f"clean:{n:03d}.png"]["status"] for n in range(12)} == {"ok"}
+    roots = read_metadata(small.parent / "m.parquet").roots
+    assert roots == {"pool": str(small), "clean": str(outside)}
+
+
+def test_clean_by_predicate_and_by_ranks(small: Path, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub()
+    rows = run(small, clean=None, clean_where="source = 'clean' AND uri < 'clean/011'")
+    assert sorted(u for u, row in rows.items() if row["role"] == "clean") == [f"clean/{n:03d}.png" for n in range(11)]
+    (small.parent / "m.parquet").unlink()
+    write_photo_pool(small.parent / "more", clean=100, per_blur=40, seed=5)
+    rows = run(small.parent / "more", clean=None)
+    assert sum(row["role"] == "clean" for row in rows.values()) == 18
+    assert "blurred" not in {row["source"] for row in rows.values() if row["role"] == "clean"}
+    assert "by the lower of the ranks in sharpness and unblocked" in capsys.readouterr().err
+
+
+def test_bad_clean_sets_are_one_line(small: Path, stub: Stub) -> None:
+    stub()
+    (small / "empty").mkdir()
+    assert "no usable picture is clean by --clean" in refusal(small, clean=small / "empty")
+    assert "every usable picture is clean" in refusal(small, clean=small)
+    assert "there is no clean set at" in refusal(small, clean=small / "nowhere")
+    assert "no usable picture is clean" in refusal(small, clean=None, clean_where="width > 1000")
+    assert "every usable picture is clean" in refusal(small, clean=None, clean_where="true")
+    assert "SQL: " in refusal(small, clean=None, clean_where="widht > 3")
+    assert "only 8 usable clean" in refusal(small, clean=small / "soft")
+    assert "give one of them" in refusal(small, clean_where="true")
+
+
+def test_bad_pools_are_one_line(tmp_path: Path, stub: Stub) -> None:
+    stub()
+    pool = tmp_path / "pool"
+    assert "there is no pool at" in refusal(pool, clean=None)
+    pool.mkdir()
+    assert "there is no picture in" in refusal(pool, clean=None)
+    (pool / "notes.txt").write_text("hello")
+    assert "1 txt" in refusal(pool, clean=None)
+    for name in ("a.png", "b.jpg"):
+        (pool / name).write_bytes(b"torn")
+    assert "none of the 2 pictures can be used; the first, 'a.png'" in refusal(pool, clean=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"per": "folder"}, "picture or source"),
+        ({"channels": 2}, "1 or 3 channels"),
+        ({"resolution": 4}, "smallest is 8"),
+        ({"resolution": 0}, "smallest is 8"),
+        ({"epsilon": 0.5}, "epsilon"),
+        ({"draws": 0}, "draws"),
+        ({"draws": 5000}, "draws"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_bad_options_are_one_line_before_anything_is_read(small: Path, change: dict, words: str) -> None:
+    assert words in refusal(small, **change)
+    assert not (small.parent / "m.parquet.parts").exists()
+
+
+def test_a_pool_that_is_one_zip_archive(small: Path, stub: Stub) -> None:
+    stub()
+    archive = small.parent / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(small.rglob("*.png")):
+            file.write(path, path.relative_to(small).as_posix())
+    rows = run(archive, clean=None, clean_where="source = 'clean'")
+    assert sorted(rows) == sorted(path.relative_to(small).as_posix() for path in small.rglob("*.png"))
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert read_metadata(small.parent / "m.parquet").roots == {"pool": str(archive)}
+
+
+def test_resolution_fits_the_pool_and_grey_is_one_channel(
+    small: Path, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """28 tiles of 16x16 and 28 of 80x70: the median short side is 43."""
+    stub()
+    for number, tile in enumerate(tiles(28, seed=1)):
+        tile.resize((80, 70)).save(small / "soft" / f"large-{number}.png")
+    run(small, channels=1)
+    assert read_metadata(small.parent / "m.parquet").space == Space(resolution=32, channels=1)
+    assert "the largest power of two <= the median short side (43)" in capsys.readouterr().err
+    assert stub.shapes[0][1:] == (1, 32, 32)
+
+
+def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stub()
+    for name in ("save_classifier", "pq.write_table", "pq.ParquetWriter"):
+        target = f"ambient.curate.{'annotate' if '.' not in name else 'manifest'}.{name}"
+        with monkeypatch.context() as patch:
+            patch.setattr(target, full)
+            assert "the disk is full" in refusal(small)
+        assert not (small.parent / "m.parquet").exists()
+    assert len(run(small)) == 28
+
+
+def test_plan_says_how_much_without_reading(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "scan", None)
+    (small / "notes.txt").write_text("hello")
+    found = plan(small, AnnotateConfig(clean=small / "clean", draws=8))
+    assert found["pictures_found"] == 28
+    assert found["other_files"] == 1
+    assert found["classifier_evaluations"] == 28 * 48 * 8
+    assert sorted(path.name for path in small.parent.iterdir()) == ["pool"]
+
+
+def test_arguments_say_the_same_configuration() -> None:
+    assert AnnotateConfig().arguments() == []
+    config = AnnotateConfig(clean_where="a = 'b c'", draws=3, accept_indistinguishable=True)
+    assert config.arguments() == ["--clean-where", "a = 'b c'", "--draws", "3", "--accept-indistinguishable"]

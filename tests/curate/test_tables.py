@@ -1,0 +1,153 @@
+"""Results on stdout: nothing is lost or mangled on the way to a program, and people see a table."""
+
+import csv
+import datetime
+import io
+import json
+import math
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+from ambient.curate.tables import MAX_ROWS, print_table, to_csv, to_json_lines
+
+TEXTS = [
+    "plain",
+    "[red]",
+    "[/]",
+    ":smile:",
+    'a,"b"',
+    "new\nline",
+    "car\rriage",
+    "tab\t",
+    "ü 日本 🙂",
+    "",
+    " x ",
+    "\\",
+    None,
+]
+FLOATS = [1.5, math.inf, -math.inf, math.nan, None, 0.1, 1e-300, -0.0, 1e300, 3.0, 2.0, 1.0, 0.0]
+TABLE = pa.table(
+    {
+        "text, [bold]": TEXTS,
+        "number": FLOATS,
+        "single": pa.array([None if x is None else x for x in FLOATS], pa.float32()),
+        "whole": pa.array([*range(10), None, 2**62, -1], pa.int64()),
+        "total": pa.array([Decimal(10**30)] * 12 + [None], pa.decimal128(38, 0)),
+        "cents": pa.array([Decimal("-1.25")] * 12 + [None], pa.decimal128(10, 2)),
+        "yes": [True, False, None] * 4 + [True],
+        "curve": [[0.5, math.inf, None, math.nan], [], None, *[[1.0]] * 10],
+        "names": [['a"b', "[red]", None], [], None, *[["x\n"]] * 10],
+        "word": pa.array(TEXTS).dictionary_encode(),
+        "nest": [{"a": [1.0, math.nan], "b": "x"}] * 12 + [None],
+    }
+)
+
+
+def strict(text: str) -> object:
+    """Standard JSON only: no bare NaN or Infinity."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_json_lines_are_strict_json_and_read_back() -> None:
+    lines = to_json_lines(TABLE).split("\n")
+    assert lines.pop() == ""
+    found = [strict(line) for line in lines]
+    assert [list(row) for row in found] == [TABLE.column_names] * len(TABLE)
+
+    def null_for_nan(value: object) -> object:
+        if isinstance(value, list):
+            return [null_for_nan(v) for v in value]
+        if isinstance(value, dict):
+            return {k: null_for_nan(v) for k, v in value.items()}
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    assert found == [null_for_nan(row) for row in TABLE.to_pylist()]
+    assert type(found[0]["total"]) is int
+    assert type(found[0]["cents"]) is float
+
+
+def test_json_of_maps_dates_and_bytes() -> None:
+    table = pa.table(
+        {
+            "map": pa.array([[("k", math.nan), ("j", 1.0)]], pa.map_(pa.string(), pa.float64())),
+            "day": [datetime.date(2025, 3, 1)],
+            "bytes": [b"\xff"],
+        }
+    )
+    row = strict(to_json_lines(table))
+    assert row["map"] == [["k", None], ["j", 1.0]]
+    assert row["day"] == "2025-03-01"
+    strict("[" + next(csv.reader(io.StringIO(to_csv(table).split("\n", 1)[1])))[0] + "]")
+
+
+def test_csv_round_trip() -> None:
+    text = to_csv(TABLE)
+    header, *found = csv.reader(io.StringIO(text, newline=""))
+    assert header == TABLE.column_names
+    columns = dict(zip(header, zip(*found, strict=True), strict=True))
+    assert list(columns["text, [bold]"]) == [text or "" for text in TEXTS]
+    assert list(columns["word"]) == [text or "" for text in TEXTS]
+    for mine, theirs in zip(columns["number"], FLOATS, strict=True):
+        assert (mine == "") == (theirs is None)
+        if theirs is not None:
+            assert float(mine) == theirs or (math.isnan(float(mine)) and math.isnan(theirs))
+    assert [int(x) for x in columns["whole"] if x] == [x for x in TABLE["whole"].to_pylist() if x is not None]
+    assert [Decimal(x) for x in columns["total"] if x] == [Decimal(10**30)] * 12
+    assert strict(columns["curve"][0]) == [0.5, math.inf, None, None]
+    assert strict(columns["names"][0]) == ['a"b', "[red]", None]
+    assert columns["names"][2] == ""
+
+
+def test_large_tables_are_whole() -> None:
+    table = pa.table({"n": range(10_000)})
+    assert to_csv(table) == "n\n" + "".join(f"{n}\n" for n in range(10_000))
+    assert to_json_lines(table).count("\n") == 10_000
+
+
+def test_empty_tables() -> None:
+    empty = TABLE.slice(0, 0)
+    assert to_json_lines(empty) == ""
+    assert to_csv(empty).count("\n") == 1
+    assert to_json_lines(pa.table({})) == ""
+
+
+def printed(table: pa.Table, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    print_table(table)
+    out, err = capsys.readouterr()
+    return out.splitlines(), err
+
+
+def test_table_shows_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, err = printed(TABLE, capsys)
+    assert len(lines) == 1 + len(TABLE)
+    assert err == ""
+    assert lines[0].startswith("text, [bold]")
+    for text in ("[red]", "[/]", ":smile:", "new\\nline", "car\\rriage", "ü 日本 🙂"):
+        assert sum(line.startswith(text) for line in lines) == 1
+    assert "[0.5, inf, , nan]" in lines[1]
+    assert "1" + 30 * "0" in lines[1]
+
+
+def test_table_is_cut_at_60_rows_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert MAX_ROWS == 60
+    lines, err = printed(pa.table({"n": range(60)}), capsys)
+    assert (len(lines), err) == (61, "")
+    lines, err = printed(pa.table({"n": range(1_061)}), capsys)
+    assert len(lines) == 61
+    assert "1,001 more rows" in err
+    assert "--json" in err
+
+
+def test_numbers_are_short_and_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, _ = printed(pa.table({"long name": [1.23456789, 1000.0], "sum": [Decimal(7), Decimal(1234567)]}), capsys)
+    assert lines == ["long name      sum", "    1.235        7", "     1000  1234567"]
+
+
+def test_long_cells_are_not_folded_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, _ = printed(pa.table({"uri": ["x" * 3000]}), capsys)
+    assert lines[1].strip() == "x" * 3000
+
+
+def test_no_columns_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(pa.table({}), capsys) == ([], "")

@@ -1,0 +1,273 @@
+"""The command line as a program: help, exit codes, one-line errors, formats, signals."""
+
+import csv
+import inspect
+import io
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ambient import __version__, cli
+from ambient.schemas.errors import UserError
+from manifests import rows, write
+from photo_pool import write_photo_pool
+
+COMMANDS = {command.callback.__name__: command.callback for command in cli.app.registered_commands}
+
+
+def ambient(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ambient.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process. Returns exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+        handlers = [signal.getsignal(number) for number in numbers]
+        monkeypatch.setattr(sys, "argv", ["ambient", *map(str, arguments)])
+        try:
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        finally:
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    sigmas = [0.0, 0.5, 0.25, math.inf, None]
+    uris = ["a.png", "[red]b.png", "c\nd.png", "é,.png", "x.png"]
+    table = rows(5, uri=uris, sigma_min=sigmas, status=["ok"] * 4 + ["unreadable"], source=["a", "a", "b", "b", "b"])
+    return write(tmp_path / "m.parquet", table)
+
+
+def one_line(result: tuple[int, str, str]) -> str:
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.startswith("ambient: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_lists_every_command(run: Callable) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert {"annotate", "sql", "train", "sample", "corrupt", "demo"} <= set(COMMANDS)
+    for name in COMMANDS:
+        assert re.search(rf"^\W*{name}\b", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(run: Callable, name: str) -> None:
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert "Example:" in out
+    example = re.search(r"Example: (ambient .*)", inspect.getdoc(COMMANDS[name]))
+    words = shlex.split(example[1])
+    assert words[:2] == ["ambient", name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_are_accepted_by_the_parser(
+    name: str, run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Up to the first thing that is missing: the pool, the manifest, the run."""
+    monkeypatch.chdir(tmp_path)
+    if name == "demo":
+        monkeypatch.setattr("ambient.train.demo.demo", lambda *_, **__: None)
+    words = shlex.split(re.search(r"Example: ambient (.*)", inspect.getdoc(COMMANDS[name]))[1])
+    code, _, err = run(*words)
+    assert "Usage" not in err
+    assert code == (0 if name == "demo" else 2)
+
+
+def test_help_is_light_and_fast() -> None:
+    probe = (
+        "import sys, time; start = time.process_time(); sys.argv = ['ambient', '--help']\n"
+        "from ambient.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(time.process_time() - start, *sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    seconds, *loaded = done.stderr.split()
+    heavy = {"torch", "numpy", "pyarrow", "duckdb", "polars", "PIL", "scipy", "skimage", "safetensors", "pyiqa"}
+    assert heavy.isdisjoint(loaded)
+    assert float(seconds) < 2  # a machine with other work to do; the aim is half a second, see benchmarks/
+
+
+def test_version(run: Callable) -> None:
+    assert run("--version") == (0, f"ambient-omni {__version__}\n", "")
+
+
+def test_unknown_commands_and_options_are_2(run: Callable) -> None:
+    for arguments in (["paint"], ["sql"], ["annotate", "pool", "--colour"], ["annotate", "pool", "--draws", "many"]):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert "Traceback" not in err
+
+
+def test_sql_table(run: Callable, manifest: Path) -> None:
+    code, out, err = run("sql", manifest, "SELECT source, count(*) AS n FROM manifest GROUP BY source ORDER BY source")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [["source", "n"], ["a", "2"], ["b", "3"]]
+    _, out, _ = run("sql", manifest, "SELECT uri FROM manifest")
+    assert [line.strip() for line in out.splitlines()] == ["uri", "a.png", "[red]b.png", "c\\nd.png", "é,.png", "x.png"]
+
+
+def test_sql_csv_and_json(run: Callable, manifest: Path) -> None:
+    query = "SELECT uri, sigma_min, p_clean FROM manifest"
+    code, out, err = run("sql", manifest, query, "--csv")
+    assert (code, err) == (0, "")
+    header, *found = csv.reader(io.StringIO(out, newline=""))
+    assert header == ["uri", "sigma_min", "p_clean"]
+    assert [row[0] for row in found] == ["a.png", "[red]b.png", "c\nd.png", "é,.png", "x.png"]
+    assert [row[1] for row in found] == ["0.0", "0.5", "0.25", "inf", ""]
+    code, out, err = run("sql", manifest, query, "--json")
+    assert (code, err) == (0, "")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [row["sigma_min"] for row in found] == [0.0, 0.5, 0.25, math.inf, None]
+    assert found[2]["uri"] == "c\nd.png"
+
+
+def test_sql_errors_are_one_line(run: Callable, manifest: Path, tmp_path: Path) -> None:
+    assert "sigma_mim" in one_line(run("sql", manifest, "SELECT sigma_mim\nFROM manifest"))
+    assert "disabled" in one_line(run("sql", manifest, f"COPY manifest TO '{tmp_path}/x.csv'"))
+    assert "no manifest" in one_line(run("sql", tmp_path / "none.parquet", "SELECT 1"))
+    assert "two formats" in one_line(run("sql", manifest, "SELECT 1", "--csv", "--json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.parquet"]
+
+
+def test_debug_shows_the_traceback() -> None:
+    quiet, loud = ambient("annotate", "/nowhere"), ambient("annotate", "/nowhere", "--debug")
+    assert quiet.returncode == 2
+    assert quiet.stderr.count("\n") == 1
+    assert loud.returncode != 0
+    assert "Traceback" in loud.stderr
+    assert "UserError: there is no pool at /nowhere" in loud.stderr
+
+
+def test_our_own_bugs_are_a_traceback(monkeypatch: pytest.MonkeyPatch, run: Callable, manifest: Path) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ambient.curate.query.query", bug)
+    with pytest.raises(ZeroDivisionError):
+        run("sql", manifest, "SELECT 1")
+
+
+def test_devices(run: Callable, tmp_path: Path) -> None:
+    import torch
+
+    pool = write_photo_pool(tmp_path / "pool", clean=1, per_blur=1)
+    assert "auto, cpu, cuda" in one_line(run("annotate", pool, "--device", "gpu7"))
+    assert "not supported" in one_line(run("annotate", pool, "--device", "meta"))
+    if not torch.cuda.is_available():
+        assert "sees 0 CUDA devices" in one_line(run("annotate", pool, "--device", "cuda"))
+    assert "CUDA devices" in one_line(run("annotate", pool, "--device", "cuda:99"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pool"]
+
+
+def test_bad_input_is_one_line(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    pool = write_photo_pool(tmp_path / "pool", clean=2, per_blur=2)
+    assert "no picture in empty" in one_line(run("annotate", "empty"))
+    assert "epsilon" in one_line(run("annotate", pool, "--epsilon", "0.7"))
+    assert "no manifest" in one_line(run("train", "none.parquet", "-o", "runs"))
+    (tmp_path / "text.parquet").write_text("text")
+    assert "not a readable Parquet" in one_line(run("train", "text.parquet", "-o", "runs"))
+    assert "--root is written name=path" in one_line(run("train", "none.parquet", "-o", "runs", "--root", "pool"))
+    one_line(run("sample", "nowhere"))
+    one_line(run("corrupt", "nowhere", "out"))
+
+
+def test_dry_run_prints_json_and_writes_nothing(run: Callable, tmp_path: Path) -> None:
+    pool = write_photo_pool(tmp_path / "pool", clean=2, per_blur=2)
+    code, out, _ = run("annotate", pool, "-o", tmp_path / "m.parquet", "--dry-run", "--draws", "4")
+    assert code == 0
+    assert json.loads(out)["pictures_found"] == 6
+    assert json.loads(out)["draws"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pool"]
+
+
+def test_messages_go_to_stderr_and_the_table_to_stdout(tmp_path: Path) -> None:
+    pool = write_photo_pool(tmp_path / "pool", clean=12, per_blur=8)
+    options = ["--clean", pool / "clean", "--steps", 1, "--draws", 1, "--accept-indistinguishable"]
+    done = ambient("annotate", pool, "-o", tmp_path / "m.parquet", *options)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        ["blurred", "8"],
+        ["clean", "12"],
+        ["soft", "8"],
+    ]
+    assert "found 28 pictures" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_annotate_with_130_and_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    pool = write_photo_pool(tmp_path / "pool", clean=12, per_blur=8)
+    out = tmp_path / "m.parquet"
+    options = ["-o", str(out), "--clean", str(pool / "clean"), "--steps", "100000"]
+    command = [sys.executable, "-m", "ambient.cli", "annotate", str(pool), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        until = time.monotonic() + 60
+        while not (tmp_path / "m.parquet.parts" / "records-000000.parquet").exists():
+            assert running.poll() is None, running.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.3)  # training
+        running.send_signal(number)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "ambient: stopped; the same command continues"
+    assert "Traceback" not in err
+    assert not out.exists()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("options", [[], ["--csv"], ["--json"]])
+@pytest.mark.parametrize("rows", [1, 200_000])
+def test_a_reader_that_stops_early_is_no_error(manifest: Path, options: list[str], rows: int) -> None:
+    """`ambient sql ... | head -1`: quiet. The pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    query = f"FROM range({rows})"
+    command = [sys.executable, "-m", "ambient.cli", "sql", str(manifest), query, *options]
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (0, -signal.SIGPIPE)
+
+
+def test_installed_console_script_is_main() -> None:
+    import tomllib
+
+    root = Path(cli.__file__).parent
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"] == {"ambient": "ambient.cli:main"}
+
+
+def test_roots() -> None:
+    assert cli._pairs(None) == {}
+    assert cli._pairs(["pool=/a=b", "clean=/c"]) == {"pool": "/a=b", "clean": "/c"}
+    for bad in ("pool", "pool="):
+        with pytest.raises(UserError, match="name=path"):
+            cli._pairs([bad])
