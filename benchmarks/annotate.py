@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 import torch
-
 from ambient.curate.classifier import ClassifierConfig, QualityClassifier
 from ambient.curate.curves import search
 from ambient.curate.device import choose_device

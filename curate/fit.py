@@ -28,11 +28,11 @@ class FitConfig:
 
     steps: int = 1000
     batch_size: int = 512
-    lr: float = 3e-3
+    lr: float = 1e-3
     weight_decay: float = 1e-2
     lowest: float = 0.01
     highest: float = 80.0
-    checks: int = 10
+    checks: int = 20
     seed: int = 0
 
 

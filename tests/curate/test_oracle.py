@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 pytestmark = pytest.mark.slow
+THREADS = 2  # tests/conftest.py
 
 FIELDS = Fields(resolution=16)
 BLURS = [0.5, 1.0, 2.0]
