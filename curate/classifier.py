@@ -28,7 +28,7 @@ from ..schemas.space import Space
 BLOCK = 8
 _NOISE_FEATURES = 16
 _GOOD, _BAD = 2, 4  # spectra of clean and of other pictures
-_LIMIT = 3.0  # of the likelihood path, in nats: pictures are not Gaussian fields, and it must not drown the network
+_LIMIT = 4.0  # of the likelihood path, in nats: pictures are not Gaussian fields, and it must not drown the network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

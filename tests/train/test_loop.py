@@ -40,7 +40,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(manifest: Path, one_thread: None) -> Path:
+def undisturbed(manifest: Path, threads: None) -> Path:
     """The folder of a whole run."""
     train(manifest, manifest.parent / "undisturbed", CONFIG, device="cpu")
     return manifest.parent / "undisturbed"
