@@ -37,7 +37,7 @@ def p_clean(
     draws: int,
     first: int = 0,
     seed: int = 0,
-    batch: int = 1024,
+    batch: int = 256,
 ) -> Tensor:
     """Probability of "clean" for every picture, noise level and draw.
 
