@@ -6,9 +6,13 @@ position in training) are the four counter words. The integers are equal on ever
 """
 
 import math
+from collections.abc import Iterator
 from enum import IntEnum
 
+import numpy as np
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
@@ -27,6 +31,7 @@ class Purpose(IntEnum):
     FRESH = 4  # the fresh noise e of a training picture
     AUGMENT = 5  # flips and the like
     SAMPLE = 6  # initial noise of generated pictures
+    LABEL = 7  # whose label is hidden
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
@@ -89,9 +94,27 @@ def name_of(content_id: str) -> int:
     return int.from_bytes(bytes.fromhex(content_id[:16]), "little", signed=True)
 
 
-def names_of(content_ids: list[str], device: torch.device | str = "cpu") -> Tensor:
-    """(N,) int64 names of pictures with these content ids."""
-    return torch.tensor([name_of(c) for c in content_ids], dtype=torch.int64, device=device)
+def names_of(content_ids: list[str] | pa.ChunkedArray, device: torch.device | str = "cpu") -> Tensor:
+    """(N,) int64 names of pictures with these content ids, each 32 hex digits."""
+    column = content_ids if isinstance(content_ids, pa.ChunkedArray) else pa.chunked_array([content_ids], pa.string())
+    parts = [_half_from_hex(digits[:, :16]) for digits in hex_digits(column)]
+    return torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)])).to(device)
+
+
+def hex_digits(content_ids: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
+    """The ids' characters, (n, 32) uint8 a chunk, without a Python string for each."""
+    for chunk in content_ids.chunks:
+        for start in range(0, len(chunk), 1 << 20):
+            fixed = chunk.slice(start, 1 << 20).cast(pa.binary()).cast(pa.binary(32))
+            data = np.frombuffer(fixed.buffers()[1], np.uint8)
+            yield data[32 * fixed.offset : 32 * (fixed.offset + len(fixed))].reshape(-1, 32)
+
+
+def _half_from_hex(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(n, 16) characters to (n,) int64, little-endian."""
+    value = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0"))
+    data = value[:, 0::2] << 4 | value[:, 1::2]
+    return np.ascontiguousarray(data).view("<i8")[:, 0].astype(np.int64)
 
 
 def _box_muller(bits: Tensor) -> Tensor:

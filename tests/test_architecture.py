@@ -121,12 +121,17 @@ def test_every_folder_with_code_is_installed() -> None:
 def test_every_other_file_that_code_reads_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     data = project["tool"]["setuptools"]["package-data"]
-    listed = {Path(*package.split(".")[1:], name) for package, names in data.items() for name in names}
-    folders = {path.parent for path in modules()} - {Path()}
+    packages = {package: Path(*package.split(".")[1:]) for package in data}
+    listed = {
+        path.relative_to(ROOT)
+        for package, names in data.items()
+        for name in names
+        for path in (ROOT / packages[package]).glob(name)
+    }
     found = {
         path.relative_to(ROOT)
-        for folder in folders
-        for path in (ROOT / folder).iterdir()
+        for folder in ("schemas", "curate", "train")
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert listed == found | {Path("py.typed")}

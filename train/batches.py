@@ -2,26 +2,37 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from ..curate.noise import names_of
+from ..curate.noise import Purpose, uniforms
 from ..schemas.errors import UserError
 from .config import TrainConfig
-from .data import Rows
+from .rows import Rows
 from .sampler import Sampler, slots
 from .target import noise_floor
+from .world import World
 
 _AHEAD = 1 << 14  # pictures drawn at a time: the sampler is fastest in large lots
 
 
+class Use(IntEnum):
+    """As what a picture is used."""
+
+    CLEAN = 0  # it may be used at every level
+    HIGH = 1  # above its sigma_min
+    LOW = 2  # below its sigma_max
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """B training pictures, on the training device.
+    """One rank's B training pictures of a step, on the training device.
 
-    indices: (B,) int64 global. rows: (B,) int64 of ``Rows``. names: (B,) int64 of their fixed noise.
-    sigma, s: (B,) float32, noise level and noise floor. condition: (B,) int64 classes, or None.
+    indices: (B,) int64 global. rows: (B,) int64 of ``Rows``, where the pictures are. names: (B,) int64 of their fixed
+    noise. sigma, s: (B,) float32, noise level and noise floor. use: (B,) int64, a ``Use``.
+    condition: (B,) int64 classes, or None.
     """
 
     indices: Tensor
@@ -29,30 +40,53 @@ class Batch:
     names: Tensor
     sigma: Tensor
     s: Tensor
+    use: Tensor
     condition: Tensor | None
+
+    def parts(self, size: int | None) -> Iterator[tuple[slice, "Batch"]]:
+        """The batch in pieces of at most ``size`` pictures, with where each lies in it."""
+        for start in range(0, len(self.indices), size or len(self.indices)):
+            part = slice(start, start + (size or len(self.indices)))
+            condition = None if self.condition is None else self.condition[part]
+            columns = (self.indices, self.rows, self.names, self.sigma, self.s, self.use)
+            i, r, n, level, floor, use = (column[part] for column in columns)
+            yield part, Batch(indices=i, rows=r, names=n, sigma=level, s=floor, use=use, condition=condition)
 
 
 def batches(
-    rows: Rows, sampler: Sampler, condition: Tensor | None, config: TrainConfig, *, start: int, device: torch.device
+    rows: Rows,
+    sampler: Sampler,
+    condition: Tensor | None,
+    config: TrainConfig,
+    *,
+    start: int,
+    world: World,
+    pictures_on: torch.device,
 ) -> Iterator[Batch]:
-    """Batches of training pictures start, start + 1, ... to the end of the run.
+    """This rank's share of the batches that begin with training picture ``start``, to the end of the run.
 
-    condition: of each row, from ``conditions``.
+    condition: of each row, from ``conditions``. pictures_on: the device that wants the row numbers.
     """
-    names = names_of(rows.ids)
+    num_ranks, size = world.size, config.batch_size // world.size
     lot = max(1, _AHEAD // config.batch_size) * config.batch_size
     end = config.num_steps * config.batch_size
     for first in range(start, end, lot):
-        indices = slots(first, min(lot, end - first))
+        indices = slots(first, min(lot, end - first), rank=world.rank, world_size=num_ranks)
         row, sigma = sampler.draw(indices)
         s = noise_floor(sigma, rows.sigma_min[row], rows.sigma_max[row])
-        columns = [column.to(device) for column in (indices, row, names[row], sigma, s)]
-        classes = None if condition is None else condition[row].to(device)
-        for begin in range(0, len(indices), config.batch_size):
-            part = slice(begin, begin + config.batch_size)
-            i, r, n, level, floor = (column[part] for column in columns)
-            c = None if classes is None else classes[part]
-            yield Batch(indices=i, rows=r, names=n, sigma=level, s=floor, condition=c)
+        use = torch.where(rows.sigma_min[row] == 0, Use.CLEAN, torch.where(s > 0, Use.HIGH, Use.LOW))
+        classes = None if condition is None else _hide(condition[row], indices, config)
+        whole = Batch(
+            indices=_send(indices, world.device),
+            rows=_send(row, pictures_on),
+            names=_send(rows.names[row], world.device),
+            sigma=_send(sigma, world.device),
+            s=_send(s, world.device),
+            use=_send(use, world.device),
+            condition=None if classes is None else _send(classes, world.device),
+        )
+        for _, batch in whole.parts(size):
+            yield batch
 
 
 def conditions(rows: Rows, num_classes: int) -> Tensor | None:
@@ -67,3 +101,16 @@ def conditions(rows: Rows, num_classes: int) -> Tensor | None:
     if (largest := int(rows.labels.max())) >= num_classes:
         raise UserError(f"the manifest has label {largest}: set num_classes to at least {largest + 1}")
     return torch.where(rows.labels < 0, num_classes, rows.labels)
+
+
+def _hide(classes: Tensor, indices: Tensor, config: TrainConfig) -> Tensor:
+    """Classes (B,), "none" for a share ``label_dropout`` of the training pictures."""
+    if config.label_dropout == 0:
+        return classes
+    u = uniforms(indices, 1, seed=config.seed, purpose=Purpose.LABEL)[:, 0]
+    return torch.where(u < config.label_dropout, config.num_classes, classes)
+
+
+def _send(column: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for the steps that are under way there."""
+    return column.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else column

@@ -1,15 +1,19 @@
-"""The configuration of a training run: one frozen dataclass, presets, and ``key=value`` settings."""
+"""The configuration of a training run: one frozen dataclass, presets in TOML, and ``key=value`` settings."""
 
 import dataclasses
 import difflib
+import tomllib
 import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, Literal
 
 from ..schemas.errors import UserError
 from ..schemas.usable import BUFFER
+from .ema import LONGEST
+from .networks.kinds import KINDS, NetworkConfig, kind_of
 from .networks.unet import UNetConfig
 from .target import Target
 
@@ -18,31 +22,47 @@ from .target import Target
 class TrainConfig:
     """How to train. Progress is counted in training pictures, not steps.
 
-    num_images: to train on in all. batch_size: pictures per step.
-    lr: of Adam, reached over the share ``warmup`` of the run, lowered to 0 in a line over its last share ``decay``.
-    ema_halflife: of the average of the weights that samples are drawn from.
+    num_images: to train on in all. batch_size: pictures per step, on all GPUs together.
+    micro_batch: pictures per GPU that go through the network at a time; None for all of them.
+    lr: of Adam, reached in a line over the first ``warmup_images``, lowered from ``lr_ref_images`` on as one over the
+    square root of progress (arXiv 2312.02696, eq. 67; None for never) and in a line to 0 over the last share ``decay``.
+    beta2, eps: of Adam, whose beta1 is 0.9.
+    ema_stds: relative standard deviations of the averages of the weights; samples are drawn from the first.
     P_mean, P_std: of ln sigma in training (arXiv 2206.00364, table 1).
     buffer: b of arXiv 2506.10038; a picture is used above sqrt(b / (b - 1)) * sigma_min.
     target: ``ambient`` (the paper's loss) or ``plain`` (the same pictures and levels, target w_0).
     num_classes: 0, or train with the manifest's labels 0 ... num_classes - 1.
+    label_dropout: share of training pictures whose label is hidden, for classifier-free guidance (arXiv 2207.12598).
+    flip: show half of the pictures mirrored, without telling the network.
+    augment: probability of each geometric augmentation, which the network is told (arXiv 2206.00364, appendix F.2).
     resolution: refuse a manifest annotated for another one.
     log_images, sample_images, snapshot_images: between lines of metrics.jsonl, sample grids, checkpoints.
     sample_count: pictures in a grid. keep: checkpoints kept.
     precision: bf16 runs the network in bfloat16 with float32 weights; auto does that on CUDA.
     compile: the network by torch.compile; auto does that on CUDA when a million pictures or more are to come.
+    pictures: where the decoded ones live: on the ``device``, in a memory-mapped ``cache`` file, or nowhere (``stream``
+    decodes them when they are drawn); auto takes the first for which there is room.
+    sharding: ``ddp`` keeps all weights on every GPU, ``fsdp`` a part on each; auto takes the first that fits.
     """
 
     num_images: int = 200_000
     batch_size: int = 64
+    micro_batch: int | None = None
     lr: float = 1e-3
-    warmup: float = 0.02
+    warmup_images: float = 4_000
+    lr_ref_images: int | None = None
     decay: float = 0.5
-    ema_halflife: float = 5_000
+    beta2: float = 0.99
+    eps: float = 1e-8
+    ema_stds: tuple[float, ...] = (0.05, 0.1)
     P_mean: float = -1.2
     P_std: float = 1.2
     buffer: float = BUFFER
     target: Target = "ambient"
     num_classes: int = 0
+    label_dropout: float = 0.0
+    flip: bool = False
+    augment: float = 0.0
     resolution: int | None = None
     seed: int = 0
     log_images: int = 2_000
@@ -52,24 +72,42 @@ class TrainConfig:
     keep: int = 2
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    network: UNetConfig = field(default_factory=UNetConfig)
+    pictures: Literal["auto", "device", "cache", "stream"] = "auto"
+    sharding: Literal["auto", "ddp", "fsdp"] = "auto"
+    network: NetworkConfig = field(default_factory=UNetConfig)
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "log_images", "sample_images", "snapshot_images", "keep"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_classes", "sample_count", "seed"):
+        for name in ("num_classes", "sample_count", "seed", "warmup_images"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative: {getattr(self, name)}")
-        for name in ("warmup", "decay"):
+        for name in ("decay", "augment"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        for name in ("lr", "ema_halflife", "P_std"):
+        for name in ("lr", "P_std", "eps"):
             _require(0 < getattr(self, name) < float("inf"), f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("beta2", "label_dropout"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        _require(
+            len(self.ema_stds) >= 1 and all(0 < std <= LONGEST for std in self.ema_stds),
+            f"ema_stds must be one or more numbers in (0, {LONGEST}], not {list(self.ema_stds)}",
+        )
+        for name in ("micro_batch", "lr_ref_images"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be at least 1 or none, not {value}")
         _require(abs(self.P_mean) <= 10, f"P_mean is the mean of ln sigma and must lie in [-10, 10], not {self.P_mean}")
         _require(self.P_std <= 5, f"P_std is the spread of ln sigma and must be at most 5, not {self.P_std}")
         _require(1 < self.buffer < float("inf"), f"buffer must be above 1, not {self.buffer}")
         hints = typing.get_type_hints(type(self))
-        for name in ("target", "precision", "compile"):
+        for name in ("target", "precision", "compile", "pictures", "sharding"):
             choices = typing.get_args(hints[name])
             _require(getattr(self, name) in choices, f"{name} must be one of {', '.join(choices)}")
+        _require(
+            self.augment == 0 or getattr(self.network, "augment_dim", 0) > 0,
+            "augment is told to the network: it needs one with network.augment_dim = 9, such as preset cifar10",
+        )
+        _require(
+            self.label_dropout == 0 or self.num_classes > 0, "label_dropout hides labels: it needs num_classes above 0"
+        )
 
     @property
     def num_steps(self) -> int:
@@ -78,18 +116,22 @@ class TrainConfig:
     def lr_at(self, num_images: int) -> float:
         """Learning rate of the step that begins after num_images pictures."""
         total = self.num_steps * self.batch_size
-        warm = (num_images + self.batch_size) / max(self.warmup * total, 1)
+        warm = (num_images + self.batch_size) / max(self.warmup_images, 1)
+        slow = (max(num_images, 1) / self.lr_ref_images) ** -0.5 if self.lr_ref_images else 1.0
         left = (total - num_images) / max(self.decay * total, 1)
-        return self.lr * min(1.0, warm, left)
+        return self.lr * min(1.0, warm) * min(1.0, slow) * min(1.0, left)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        return {**fields, "network": {"kind": kind_of(self.network), **fields["network"]}}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "TrainConfig":
         """The inverse of to_json, also after a trip through JSON text, which turns tuples into lists."""
-        network: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["network"].items()}
-        return cls(**{**fields, "network": UNetConfig(**network)})
+        plain: dict[str, Any] = {key: _tupled(value) for key, value in fields.items()}
+        network: dict[str, Any] = {key: _tupled(value) for key, value in plain.pop("network").items()}
+        kind, _ = KINDS[network.pop("kind")]
+        return cls(**plain, network=kind(**network))
 
     @classmethod
     def from_settings(cls, settings: Sequence[str], *, preset: str = "smoke") -> "TrainConfig":
@@ -97,15 +139,28 @@ class TrainConfig:
 
         Raises UserError for an unknown preset or key (naming the nearest) and for a value that does not fit.
         """
-        if preset not in PRESETS:
-            raise UserError(f"there is no preset {preset!r}{_nearest(preset, PRESETS)}")
-        config = PRESETS[preset]
+        config = load_preset(preset)
         for setting in settings:
             key, equals, value = setting.partition("=")
             if not equals:
                 raise UserError(f"a setting is written key=value, such as lr=1e-4, not {setting!r}")
             config = _changed(config, key.strip(), value.strip())
         return config
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets and the TOML text of each."""
+    folder = files(__package__) / "presets"
+    texts = {file.name.removesuffix(".toml"): file.read_text() for file in folder.iterdir()}
+    return dict(sorted(texts.items()))
+
+
+def load_preset(name: str) -> TrainConfig:
+    """The preset's configuration. Raises UserError for an unknown one, naming the nearest."""
+    known = presets()
+    if name not in known:
+        raise UserError(f"there is no preset {name!r}{_nearest(name, known)}")
+    return TrainConfig.from_json(tomllib.loads(known[name]))
 
 
 def first_difference(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
@@ -122,7 +177,7 @@ def first_difference(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> 
 
 def _changed(config: TrainConfig, key: str, value: str) -> TrainConfig:
     """config with one dotted key set from text."""
-    types_ = {**_types(TrainConfig), **{f"network.{k}": v for k, v in _types(UNetConfig).items()}}
+    types_ = {**_types(TrainConfig), **{f"network.{k}": v for k, v in _types(type(config.network)).items()}}
     del types_["network"]
     if key not in types_:
         raise UserError(f"there is no setting {key!r}{_nearest(key, types_)}")
@@ -133,22 +188,27 @@ def _changed(config: TrainConfig, key: str, value: str) -> TrainConfig:
     return dataclasses.replace(config, **{name: parsed})
 
 
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
 def _parse(key: str, text: str, kind: Any) -> Any:
-    """Text to a value of an annotated type: int, float, int | None, tuple[int, ...] or a Literal of strings."""
+    """Text to a value of an annotated type: bool, int, float, int | None, tuple of numbers or Literal of strings."""
     try:
         if typing.get_origin(kind) is Literal:
             return text  # checked by the dataclass, which lists the choices
         if typing.get_origin(kind) is tuple:
-            return tuple(_whole(part) for part in text.strip("()[]").split(",") if part.strip())
+            number = _NUMBERS[typing.get_args(kind)[0]]
+            return tuple(number(part) for part in text.strip("()[]").split(",") if part.strip())
         if typing.get_origin(kind) is types.UnionType:
             return None if text.lower() == "none" else _whole(text)
-        return _whole(text) if kind is int else float(text)
-    except ValueError as error:
-        expected = {int: "a whole number", float: "a number"}.get(kind, "whole numbers such as 1,2,2")
+        return _NUMBERS[kind](text)
+    except (ValueError, KeyError) as error:
+        expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "numbers such as 1,2,2")
         raise UserError(f"{key} must be {expected}, not {text!r}") from error
 
 
@@ -157,6 +217,13 @@ def _whole(text: str) -> int:
     if not (value := float(text)).is_integer():
         raise ValueError(text)
     return int(value)
+
+
+_NUMBERS: dict[type, typing.Callable[[str], Any]] = {
+    int: _whole,
+    float: float,
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+}
 
 
 def _nearest(word: str, known: typing.Iterable[str]) -> str:
@@ -168,30 +235,3 @@ def _nearest(word: str, known: typing.Iterable[str]) -> str:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
-
-
-PRESETS = {
-    # Minutes on two CPU cores, 32x32.
-    "smoke": TrainConfig(
-        num_images=60_000,
-        batch_size=64,
-        lr=2e-3,
-        ema_halflife=3_000,
-        log_images=1_024,
-        sample_images=10_240,
-        snapshot_images=5_120,
-        sample_count=36,
-        network=UNetConfig(channels=16, multipliers=(1, 2, 3), blocks=1),
-    ),
-    # Minutes on one GPU, 32x32 or 64x64.
-    "small": TrainConfig(
-        num_images=5_000_000,
-        batch_size=512,
-        lr=1e-3,
-        ema_halflife=200_000,
-        log_images=51_200,
-        sample_images=512_000,
-        snapshot_images=512_000,
-        network=UNetConfig(channels=128, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(16,), dropout=0.1),
-    ),
-}

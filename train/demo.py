@@ -19,7 +19,7 @@ from ..curate.reporter import Reporter
 from ..curate.tables import print_table
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
-from .config import PRESETS
+from .config import load_preset
 from .generate import generate, save_grid
 from .loop import train
 from .run import spoken
@@ -75,7 +75,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
 
     reporter.say("4. ambient train: a denoiser that sees every picture above its own noise level, and only there")
     num_images = round(minutes * _IMAGES_PER_MINUTE[place.type])
-    preset = PRESETS["small" if cuda else "smoke"]
+    preset = load_preset("small" if cuda else "smoke")
     length = replace(preset, num_images=num_images, sample_images=max(num_images // 4, 1))
     train(manifest, run, length, device=device, workers=4, report=spoken(reporter))
     samples = generate(run, out / "samples", num=64, seed=0, device=device)

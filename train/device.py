@@ -1,16 +1,24 @@
-"""How the network runs on its device: number format, compilation, kernels."""
+"""How the network runs on its device: number format, compilation, kernels, memory."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+
+from ..schemas.errors import UserError
+from .config import TrainConfig
 
 _COMPILING_PAYS = 1_000_000  # training pictures
 
 
+def uses_bf16(device: torch.device, precision: str) -> bool:
+    """precision: ``fp32``, ``bf16``, or ``auto``, which is bf16 on CUDA."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """The context in which the network runs. precision: ``fp32``, ``bf16``, or ``auto``, which is bf16 on CUDA."""
-    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    """The context in which the network runs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
 
 
 def should_compile(device: torch.device, choice: str, num_images: int) -> bool:
@@ -27,3 +35,16 @@ def use_fast_kernels(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_tf32 = True
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn a GPU out of memory into a UserError of one line."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        now = config.micro_batch or config.batch_size
+        raise UserError(
+            f"the GPU has too little memory for {now} pictures at a time: add `--set micro_batch={max(1, now // 2)}`, "
+            "which changes nothing but speed, or train on more GPUs with `--set sharding=fsdp`"
+        ) from error

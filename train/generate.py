@@ -117,14 +117,14 @@ def generate(
     if num < 1 or steps < 1 or batch_size < 1:
         raise UserError(f"num, steps and batch_size must be at least 1, not {num}, {steps} and {batch_size}")
     where = choose_device(device)
-    found = newest(run, parts=("ema",), warn=warn)
+    found = newest(run, parts=("ema0",), warn=warn)
     if found is None:
         raise UserError(f"{run} has no checkpoint yet: train with `ambient train MANIFEST -o {run}`")
     _, checkpoint = found
     config = TrainConfig.from_json(checkpoint.about["config"])
     space = Space.from_json(checkpoint.about["space"])
     denoiser = build_denoiser(config, space).to(where).eval()
-    load_weights(denoiser, checkpoint.parts["ema"])
+    load_weights(denoiser, checkpoint.parts["ema0"])
     done: list[Tensor] = []
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

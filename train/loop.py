@@ -4,18 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ..curate.device import choose_device
+from ..schemas.errors import UserError
 from ..schemas.usable import beta_of
-from .batches import batches, conditions
+from . import augment
+from .batches import Batch, batches, conditions
 from .config import TrainConfig
-from .data import Rows, load_pictures, read_rows
-from .device import autocast, should_compile, use_fast_kernels
+from .device import autocast, out_of_memory_explained, should_compile, use_fast_kernels
 from .monitor import Monitor
+from .pictures import open_pictures, with_pictures
+from .rows import Rows, read_rows
 from .run import Report, Run
 from .sampler import Sampler
-from .state import new_state
+from .state import State, new_state
 from .target import TARGETS, fixed_noise, fresh_noise, loss_floor, weighted_loss
+from .world import World, joined
+
+_ASK_EVERY = 16  # steps between asking the other ranks whether to stop
 
 
 def train(
@@ -31,44 +37,72 @@ def train(
 ) -> Path:
     """Train a denoiser on a manifest; the same call again continues where a stopped or killed one was.
 
-    out: folder of the run: config.json, metrics.jsonl, samples/, checkpoints/. roots: where the manifest's roots lie
-    now. workers: threads that decode. stop: asked before each step; True saves a checkpoint and returns.
+    Started by torchrun, every process trains on its share of each batch, and the first one writes the files.
+    out: folder of the run: config.json, metrics.jsonl, samples/, checkpoints/, ema/. roots: where the manifest's roots
+    lie now. workers: threads that decode. stop: asked before each step; True saves a checkpoint and returns.
     Returns the folder of the newest checkpoint. Raises UserError for all that the user can put right.
     """
-    where = choose_device(device)
-    rows = read_rows(manifest, resolution=config.resolution, roots=roots)
-    sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)
-    state = new_state(config, rows.space, where)
-    run = Run(out, config, rows, sampler, report)
-    run.resume(state)
-    if run.newest and state.num_images >= run.total:
-        return run.newest
-    run.begin(state, manifest, where)
-    pictures = load_pictures(rows, where, workers=workers, report=run.say_reading)
+    with joined(device) as world, out_of_memory_explained(config):
+        check_world(config, world)
+        rows = read_rows(manifest, resolution=config.resolution, roots=roots)
+        sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)
+        state = new_state(config, rows.space, world)
+        with Run(out, config, rows, sampler, world, report if world.is_first else lambda _: None) as run:
+            run.resume(state)
+            if run.newest and state.num_images >= run.total:
+                return run.newest
+            run.begin(state, manifest)
+            pictures = open_pictures(
+                rows, world.device, place=config.pictures, workers=workers, say=run.say, report=run.say_reading
+            )
+            use_fast_kernels(world.device)
+            if should_compile(world.device, config.compile, run.total - state.num_images):
+                state.denoiser.network.compile(dynamic=False)
+            monitor = Monitor(config.batch_size // world.size, world)
+            run.start_clock(state)
+            stream = batches(
+                rows, sampler, classes, config, start=state.num_images, world=world, pictures_on=pictures.device
+            )
+            for number, (batch, w0) in enumerate(with_pictures(stream, pictures, world.device)):
+                if (world.size == 1 or number % _ASK_EVERY == 0) and world.any(stop()):
+                    break
+                step(state, batch, w0, rows, config, world, monitor)
+                run.after_step(state, monitor)
+            return run.finish(state, monitor)
 
-    use_fast_kernels(where)
-    if should_compile(where, config.compile, run.total - state.num_images):
-        state.denoiser.network.compile(dynamic=False)
-    make_target, shape, sigma_data = TARGETS[config.target], rows.space.shape, rows.space.sigma_data
-    monitor = Monitor(config.batch_size, where)
-    run.start_clock(state)
-    for batch in batches(rows, sampler, classes, config, start=state.num_images, device=where):
-        if stop():
-            break
-        torch.manual_seed(config.seed + state.num_images)  # dropout, too, is a function of progress
-        w0 = pictures.gather(batch.rows, where)
-        z = fixed_noise(batch.names, shape, seed=config.seed)
-        e = fresh_noise(batch.indices, shape, seed=config.seed)
-        x_t, y = make_target(w0, z, batch.sigma, batch.s, e)
-        with autocast(where, config.precision):
-            denoised = state.denoiser(x_t, batch.sigma, batch.condition)
-        losses = weighted_loss(denoised, y, batch.sigma, sigma_data)
-        losses.mean().backward()  # type: ignore[no-untyped-call]
-        floors = loss_floor(batch.sigma, batch.s, sigma_data) * (config.target == "ambient")
-        monitor.add(losses.detach(), floors, batch.sigma, state.num_images)
-        state.update(config)
-        run.after_step(state, monitor)
-    return run.save(state, monitor)
+
+def step(
+    state: State, batch: Batch, w0: Tensor, rows: Rows, config: TrainConfig, world: World, monitor: Monitor
+) -> None:
+    """One step on one batch, w0 (B, C, R, R) its pictures. Nothing waits for the device."""
+    torch.manual_seed(config.seed + state.num_images + world.rank)  # dropout, too, is a function of progress
+    for where, part in batch.parts(config.micro_batch):
+        losses = loss_of(state, part, w0[where], rows, config, world.device)
+        (losses["trained"].sum() / len(batch.indices)).backward()  # type: ignore[no-untyped-call]
+        monitor.add(losses["weighted"].detach(), losses["floor"], part.sigma, part.use, where.start, state.num_images)
+    state.update(config, world)
+
+
+def loss_of(
+    state: State, batch: Batch, w0: Tensor, rows: Rows, config: TrainConfig, device: torch.device
+) -> dict[str, Tensor]:
+    """Losses (B,) of pictures w0 (B, C, R, R): ``weighted``, what is ``trained`` on, and the ambient ``floor``."""
+    shape, sigma_data = rows.space.shape, rows.space.sigma_data
+    z = fixed_noise(batch.names, shape, seed=config.seed)
+    e = fresh_noise(batch.indices, shape, seed=config.seed)
+    told = None
+    if config.augment:
+        w0, flip, told = augment.geometric(w0, batch.s, batch.indices, probability=config.augment, seed=config.seed)
+        w0, z = flip(w0), flip(z)
+    elif config.flip:
+        flip = augment.mirror(batch.indices, seed=config.seed)
+        w0, z = flip(w0), flip(z)
+    x_t, y = TARGETS[config.target](w0, z, batch.sigma, batch.s, e)
+    with autocast(device, config.precision):
+        denoised, u = state.denoiser(x_t, batch.sigma, batch.condition, augment=told, uncertain=True)
+    weighted = weighted_loss(denoised, y, batch.sigma, sigma_data)
+    floor = loss_floor(batch.sigma, batch.s, sigma_data) * (config.target == "ambient")
+    return {"weighted": weighted, "trained": weighted * torch.exp(-u) + u, "floor": floor}
 
 
 def build_sampler(rows: Rows, config: TrainConfig) -> Sampler:
@@ -81,3 +115,11 @@ def build_sampler(rows: Rows, config: TrainConfig) -> Sampler:
         beta=beta_of(config.buffer),
         seed=config.seed,
     )
+
+
+def check_world(config: TrainConfig, world: World) -> None:
+    """Raise UserError where a batch cannot be shared evenly."""
+    if config.batch_size % world.size:
+        raise UserError(
+            f"batch_size {config.batch_size} is not a multiple of the {world.size} processes: set one that is"
+        )

@@ -9,9 +9,9 @@ import torch
 
 from .batches import conditions
 from .config import TrainConfig
-from .data import read_rows
 from .loop import build_sampler
 from .monitor import BAND_EDGES, band_names
+from .rows import read_rows
 from .state import build_denoiser
 
 _DRAWS = 1 << 16  # sigmas by which usable pictures are averaged over a band

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..schemas.errors import UserError
-from . import checkpoint
+from . import checkpoint, ema
 from .config import TrainConfig, first_difference
-from .data import Rows
 from .files import append_json, cut_metrics, write_whole, writing
 from .generate import sample, save_grid
 from .monitor import Losses, Monitor, NotFinite
+from .rows import Rows
 from .sampler import Sampler, slots
-from .state import PARTS, State
+from .state import State, parts_of
+from .world import World
 
 if TYPE_CHECKING:
     from ..curate.reporter import Reporter
@@ -63,15 +65,28 @@ def spoken(reporter: "Reporter") -> Report:
 
 
 class Run:
-    """Keeps config.json, metrics.jsonl, samples/ and checkpoints/ of one training run."""
+    """Keeps config.json, metrics.jsonl, samples/, checkpoints/ and ema/ of one training run.
 
-    def __init__(self, out: Path, config: TrainConfig, rows: Rows, sampler: Sampler, report: Report) -> None:
+    Checkpoints are copied at once and written behind the training, in order; leaving the context waits for them.
+    """
+
+    def __init__(
+        self, out: Path, config: TrainConfig, rows: Rows, sampler: Sampler, world: World, report: Report
+    ) -> None:
         self.out, self.config = out, config
         self.total = config.num_steps * config.batch_size
         self.newest: Path | None = None
-        self._rows, self._sampler, self._report = rows, sampler, report
+        self._rows, self._sampler, self._world, self._report = rows, sampler, world, report
         self._about = {"config": config.to_json(), "fingerprint": rows.fingerprint, "space": rows.space.to_json()}
-        self._clock, self._logged = time.monotonic(), 0
+        self._clock, self._logged, self._saved = time.monotonic(), 0, -1
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ambient-checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown(wait=True)
 
     def say(self, message: str) -> None:
         self._report(Progress(message=message, total=self.total))
@@ -81,7 +96,7 @@ class Run:
 
     def resume(self, state: State) -> None:
         """Restore the newest checkpoint, if there is one. Raises UserError where it belongs to another run."""
-        found = checkpoint.newest(self.out, parts=PARTS, warn=self.say)
+        found = checkpoint.newest(self.out, parts=parts_of(self.config), warn=self.say)
         if found is None:
             return
         self.newest, saved = found
@@ -89,12 +104,16 @@ class Run:
         if difference := first_difference(saved.about, json.loads(json.dumps(self._about))):
             raise UserError(_other_run(self.out, *difference))
         state.restore(saved)
+        self._saved = state.num_images
         what = "is finished" if state.num_images >= self.total else "continues"
         self.say(f"{self.out} {what}: {state.num_images:,} of {self.total:,} pictures")
 
-    def begin(self, state: State, manifest: Path, device: torch.device) -> None:
+    def begin(self, state: State, manifest: Path) -> None:
         """Write config.json and cut metrics.jsonl back to where the run continues."""
-        about = {**self._about, "manifest": str(manifest.resolve()), "device": str(device), "torch": torch.__version__}
+        if not self._world.is_first:
+            return
+        where = {"device": str(self._world.device), "processes": self._world.size, "torch": torch.__version__}
+        about = {**self._about, "manifest": str(manifest.resolve()), **where}
         with writing(self.out):
             (self.out / "samples").mkdir(parents=True, exist_ok=True)
             write_whole(self.out / "config.json", (json.dumps(about, indent=1) + "\n").encode())
@@ -115,19 +134,40 @@ class Run:
         if due_grid and config.sample_count:
             self._grid(state)
         if due_save:
-            self.save(state, monitor)
+            self._save(state)
         if due_grid or due_save:
             self.start_clock(state)
 
-    def save(self, state: State, monitor: Monitor) -> Path:
-        """Write a checkpoint, unless there is one of this very moment. Returns its folder."""
-        if self.newest is not None and int(self.newest.name) == state.num_images:
-            return self.newest
+    def finish(self, state: State, monitor: Monitor) -> Path:
+        """Save this very moment. Returns the folder of the newest checkpoint, when it is on disk."""
         self._log(state, monitor)
-        if not state.is_finite():
+        if self._saved != state.num_images:
+            self._save(state)
+        self._await_writer()
+        self._world.wait()
+        return self.out / "checkpoints" / f"{state.num_images:012d}"
+
+    def _save(self, state: State) -> None:
+        """Copy the state and have it written. Every rank calls; the first one writes."""
+        if not state.is_finite(self._world):
             raise UserError(f"the weights are not finite after {state.num_images:,} pictures: {_remedy(self.newest)}")
-        self.newest = checkpoint.write(self.out, state.to_checkpoint(self._about), keep=self.config.keep)
-        return self.newest
+        saved = state.to_checkpoint(self._about)
+        self._saved = state.num_images
+        if self._world.is_first:
+            self._await_writer()
+            self._writing = self._writer.submit(self._write, saved)
+
+    def _write(self, saved: checkpoint.Checkpoint) -> Path:
+        folder = checkpoint.write(self.out, saved, keep=self.config.keep)
+        with writing(self.out):
+            for i, sigma_rel in enumerate(self.config.ema_stds):
+                ema.store(self.out, saved.num_images, sigma_rel, saved.parts[f"ema{i}"])
+        return folder
+
+    def _await_writer(self) -> None:
+        """Wait for the checkpoint that is being written; what went wrong with it is raised here."""
+        if self._writing is not None:
+            self.newest, self._writing = self._writing.result(), None
 
     def _due(self, every: int, state: State) -> bool:
         before = state.num_images - self.config.batch_size
@@ -144,8 +184,9 @@ class Run:
         speed = (state.num_images - self._logged) / (time.monotonic() - self._clock)
         lr = self.config.lr_at(state.num_images - self.config.batch_size)
         figures = {"images": state.num_images, **asdict(losses), "lr": lr, "images_per_s": round(speed, 1)}
-        with writing(self.out):
-            append_json(self.out / "metrics.jsonl", figures)
+        if self._world.is_first:
+            with writing(self.out):
+                append_json(self.out / "metrics.jsonl", figures)
         progress = Progress(num_images=state.num_images, total=self.total, losses=losses, lr=lr, images_per_s=speed)
         self._report(progress)
         self.start_clock(state)
@@ -153,6 +194,8 @@ class Run:
     def _grid(self, state: State) -> None:
         seeds = torch.arange(self.config.sample_count, device=next(state.average.parameters()).device)
         pictures = sample(state.average, self.config, self._rows.space, seeds)
+        if not self._world.is_first:
+            return
         with writing(self.out):
             save_grid(self.out / "samples" / f"{state.num_images:012d}.png", pictures)
 
@@ -160,7 +203,7 @@ class Run:
         """Names the step and the rows, which are drawn again: nobody kept them."""
         row, sigma = self._sampler.draw(slots(where.num_images, self.config.batch_size))
         bad = where.bad.nonzero().flatten().tolist()
-        named = ", ".join(f"{self._rows.uris[row[i]]} at sigma {float(sigma[i]):.3g}" for i in bad[:_ROWS_NAMED])
+        named = ", ".join(f"{self._rows.uri(row[i])} at sigma {float(sigma[i]):.3g}" for i in bad[:_ROWS_NAMED])
         return (
             f"the loss is not finite in step {where.num_images // self.config.batch_size} "
             f"(after {where.num_images:,} pictures) for {len(bad)} of {self.config.batch_size} pictures "

@@ -19,13 +19,14 @@ from ambient.train.monitor import band_names
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.plan import describe
 from ambient.train.run import Progress, spoken
-from ambient.train.state import PARTS
+from ambient.train.state import parts_of
 from small_pool import write_pool
 
 CONFIG = TrainConfig(
     num_images=240,
     batch_size=8,
     lr=1e-3,
+    warmup_images=8,
     log_images=24,
     sample_images=120,
     snapshot_images=48,
@@ -48,9 +49,9 @@ def undisturbed(manifest: Path, threads: None) -> Path:
 
 def assert_same_weights(a: Path, b: Path) -> None:
     """The same last checkpoint, bit for bit."""
-    (left, right) = (checkpoint.read(checkpoint.folders(run)[-1], PARTS) for run in (a, b))
+    (left, right) = (checkpoint.read(checkpoint.folders(run)[-1], parts_of(CONFIG)) for run in (a, b))
     assert left.num_images == right.num_images == 240
-    for part in PARTS:
+    for part in parts_of(CONFIG):
         assert left.parts[part].keys() == right.parts[part].keys()
         for name, tensor in left.parts[part].items():
             assert torch.equal(tensor, right.parts[part][name]), (part, name)
@@ -181,9 +182,10 @@ def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.Captu
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert [line.partition(",")[0] for line in lines[:2]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
-    assert lines[1].endswith("0 s left")
-    assert lines[2:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
+    assert lines[0] == "12 pictures of 8x8x1 (0.0 MiB) in the memory of cpu"
+    assert [line.partition(",")[0] for line in lines[1:3]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
+    assert lines[2].endswith("0 s left")
+    assert lines[3:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
 
 
 def test_conditional_training_runs(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_conditional_training_runs(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_step_and_rows_and_saves_nothing(manifest: Path, tmp_path: Path) -> None:
-    config = replace(CONFIG, lr=1e12, warmup=0.0, decay=0.0)
+    config = replace(CONFIG, lr=1e12, warmup_images=0, decay=0.0)
     with pytest.raises(
         UserError, match=r"not finite in step \d+ .*for \d of 8 pictures \(0\d\d.png at sigma"
     ) as caught:

@@ -9,9 +9,11 @@ from ambient.train.precondition import Denoiser
 from ambient.train.sampler import Sampler, slots
 from ambient.train.state import new_state
 from ambient.train.target import ambient_target, fresh_noise, noise_floor, weighted_loss
+from ambient.train.world import World
 from fields import Fields
 
 FIELDS = Fields(resolution=16)
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 SPACE = Space(resolution=16, channels=1)
 LIMITS = {0.2: 0.12, 0.5: 0.05, 1.0: 0.05, 2.0: 0.05}
 
@@ -23,7 +25,7 @@ def trained(config: TrainConfig) -> Denoiser:
     """
     sigma_min, sigma_max = torch.tensor([0.0, 0.0, 0.0, 0.3]), torch.zeros(4)
     sampler = Sampler(sigma_min, sigma_max, P_mean=config.P_mean, P_std=config.P_std, seed=config.seed)
-    state = new_state(config, SPACE, torch.device("cpu"))
+    state = new_state(config, SPACE, ALONE)
     while state.num_images < config.num_images:
         indices = slots(state.num_images, config.batch_size)
         rows, sigma = sampler.draw(indices)
@@ -32,7 +34,7 @@ def trained(config: TrainConfig) -> Denoiser:
         z, e = (fresh_noise(indices, SPACE.shape, seed=config.seed + k) for k in (0, 1))
         x_t, y = ambient_target(w0, z, sigma, s, e)
         weighted_loss(state.denoiser(x_t, sigma), y, sigma, SPACE.sigma_data).mean().backward()
-        state.update(config)
+        state.update(config, ALONE)
     return state.average
 
 
@@ -51,7 +53,7 @@ def test_trained_denoiser_is_nearly_optimal() -> None:
         num_images=40_000,
         batch_size=128,
         lr=2e-3,
-        ema_halflife=2_000,
+        warmup_images=800,
         P_mean=-0.3,
         P_std=1.0,
         network=UNetConfig(channels=16, multipliers=(1, 2, 2), blocks=1),

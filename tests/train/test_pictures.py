@@ -1,0 +1,164 @@
+"""Reading the manifest's rows and their pictures, and what is refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import METADATA_KEY
+from ambient.schemas.space import Space
+from ambient.train import pictures
+from ambient.train.batches import batches
+from ambient.train.config import TrainConfig
+from ambient.train.loop import build_sampler
+from ambient.train.pictures import Place, Stored, Streamed, open_pictures, with_pictures
+from ambient.train.rows import read_rows
+from ambient.train.world import World
+from PIL import Image
+from small_pool import write_pool
+
+CPU = torch.device("cpu")
+ALONE = World(rank=0, size=1, device=CPU)
+
+
+def test_only_ok_rows_take_part_and_pixels_are_those_of_the_files(tmp_path: Path) -> None:
+    status = ["ok", "excluded", "ok", "duplicate", "ok", "ok"]
+    manifest = write_pool(
+        tmp_path, num=6, space=Space(resolution=8), status=status, labels=[3, 1, None, 1, 2, 0], sigma_max=[0.1] * 6
+    )
+    rows = read_rows(manifest)
+    assert rows.uris.to_pylist() == ["000.png", "002.png", "004.png", "005.png"]
+    assert rows.labels.tolist() == [3, -1, 2, 0]
+    assert rows.sigma_min.tolist() == [0.0, 0.5, 0.5, 0.5]
+    for workers in (0, 3):
+        opened = open_pictures(rows, CPU, workers=workers)
+        assert isinstance(opened, Stored)
+        for row, uri in enumerate(rows.uris.to_pylist()):
+            with Image.open(tmp_path / "pool" / uri) as image:
+                assert np.array_equal(opened.pixels[row].permute(1, 2, 0).numpy(), np.asarray(image))
+    assert torch.equal(opened.gather(torch.tensor([2, 0, 2])), opened.pixels[[2, 0, 2]])
+
+
+@pytest.mark.parametrize("place", ["device", "cache", "stream"])
+def test_every_place_gives_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = read_rows(write_pool(tmp_path))
+    config = TrainConfig(num_images=64, batch_size=16)
+    sampler, told = build_sampler(rows, config), []
+    opened = open_pictures(rows, CPU, place=place, workers=2, say=told.append)
+    stream = batches(rows, sampler, None, config, start=0, world=ALONE, pictures_on=opened.device)
+    seen = list(with_pictures(stream, opened, CPU))
+    assert [len(w0) for _, w0 in seen] == [16] * 4
+    for batch, w0 in seen:
+        for row, picture in zip(batch.rows, w0, strict=True):
+            with Image.open(tmp_path / "pool" / rows.uri(row)) as image:
+                assert torch.equal(picture[0], torch.from_numpy(np.array(image)) / 127.5 - 1)
+    assert {"device": "memory of cpu", "cache": ".u8", "stream": "when they are drawn"}[place] in told[0]
+
+
+def test_the_cache_is_decoded_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = read_rows(write_pool(tmp_path))
+    victim = tmp_path / "pool" / "011.png"
+    data = victim.read_bytes()
+    victim.unlink()
+    with pytest.raises(UserError, match=r"011\.png"):
+        open_pictures(rows, CPU, place="cache")
+    assert list((tmp_path / "cache" / "ambient").iterdir()) == []
+    victim.write_bytes(data)
+    first = open_pictures(rows, CPU, place="cache")
+    shutil.rmtree(tmp_path / "pool")
+    other = replace(rows, sigma_min=rows.sigma_min + 1)  # thresholds are not pictures
+    again = open_pictures(other, CPU, place="cache")
+    assert torch.equal(first.gather(torch.arange(12)), again.gather(torch.arange(12)))
+
+
+def test_a_picture_lost_while_streaming_is_named(tmp_path: Path) -> None:
+    rows = read_rows(write_pool(tmp_path))
+    opened = open_pictures(rows, CPU, place="stream")
+    (tmp_path / "pool" / "004.png").unlink()
+    with pytest.raises(UserError, match=r"'004\.png' was usable.*FileNotFoundError"):
+        opened.gather(torch.tensor([3, 4]))
+
+
+def test_auto_takes_the_first_place_with_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_rows(write_pool(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert isinstance(open_pictures(rows, CPU), Stored)
+    monkeypatch.setattr(pictures, "_host_memory", lambda: 1000)
+    open_pictures(rows, CPU)
+    assert len(list((tmp_path / "cache" / "ambient").glob("*.u8"))) == 1
+    monkeypatch.setattr(pictures, "_free_disk", lambda: 900)
+    assert isinstance(open_pictures(rows, CPU), Streamed)
+
+
+def test_no_ok_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no picture with status 'ok'"):
+        read_rows(write_pool(tmp_path, num=2, status=["excluded"] * 2))
+
+
+def test_another_resolution_is_refused(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path)
+    assert len(read_rows(manifest, resolution=8)) == 12
+    with pytest.raises(UserError, match="annotate with `--resolution 16`"):
+        read_rows(manifest, resolution=16)
+
+
+def test_latents_are_refused(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path, space=Space(resolution=8, channels=1))
+    table = pq.read_table(manifest)
+    raw = table.schema.metadata[METADATA_KEY].replace(b'"pixel"', b'"latent"').replace(b'"vae": null', b'"vae": "sd"')
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: raw}), manifest)
+    with pytest.raises(UserError, match="latents of sd"):
+        open_pictures(read_rows(manifest), CPU)
+
+
+def test_moved_pool_is_found_again_by_root(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path)
+    (tmp_path / "pool").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="--root pool=/new/place"):
+        open_pictures(read_rows(manifest), CPU)
+    rows = read_rows(manifest, roots={"pool": str(tmp_path / "moved")})
+    assert len(open_pictures(rows, CPU).gather(torch.arange(12))) == 12
+    with pytest.raises(UserError, match="no root named 'pol'"):
+        read_rows(manifest, roots={"pol": "/"})
+
+
+@pytest.mark.parametrize(("change", "reason"), [("remove", "FileNotFoundError"), ("replace", "not what was annotated")])
+def test_a_missing_or_changed_picture_is_named(tmp_path: Path, change: str, reason: str) -> None:
+    manifest = write_pool(tmp_path)
+    victim = tmp_path / "pool" / "004.png"
+    if change == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes((tmp_path / "pool" / "005.png").read_bytes())
+    with pytest.raises(UserError, match=rf"'004.png'.*{reason}"):
+        open_pictures(read_rows(manifest), CPU)
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused_with_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_rows(write_pool(tmp_path))
+    monkeypatch.setattr(pictures, "_host_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"0\.0 MiB are free for them with pictures=device"):
+        open_pictures(rows, CPU, place="device")
+
+
+def test_fingerprint_covers_pictures_and_thresholds(tmp_path: Path) -> None:
+    prints = {
+        read_rows(write_pool(tmp_path / name, **kwargs)).fingerprint
+        for name, kwargs in {
+            "a": {},
+            "b": {"num": 11},
+            "c": {"sigma_max": [0.1] * 12},
+            "d": {"sigma_min": [0.1] * 12},
+            "e": {"labels": [1] * 12},
+        }.items()
+    }
+    assert len(prints) == 5
+    assert read_rows(write_pool(tmp_path / "again")).fingerprint in prints
