@@ -14,7 +14,7 @@ from . import ema
 from .checkpoint import Checkpoint, Tensors
 from .config import TrainConfig
 from .device import uses_bf16
-from .networks.kinds import build_network
+from .networks.kinds import BLOCKS, build_network
 from .precondition import Denoiser
 from .world import World, average_gradients, local, spread_like, whole
 
@@ -142,13 +142,14 @@ def load_weights(denoiser: Denoiser, weights: Tensors) -> None:
 
 def _shard(model: Denoiser, config: TrainConfig, world: World) -> None:
     """Spread the weights of each block over the ranks (FSDP2)."""
+    model.to(memory_format=torch.contiguous_format)  # of which FSDP2 takes nothing else
     mesh = init_device_mesh(world.device.type, (world.size,))
     precision = torch.bfloat16 if uses_bf16(world.device, config.precision) else None
     policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in model.network.modules():
-        if getattr(block, "is_block", False):
+    for block in list(model.network.modules()):
+        if isinstance(block, BLOCKS):
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)  # also where no backward() follows
 
 
 def _weights(denoiser: Denoiser) -> Tensors:

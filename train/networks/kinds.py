@@ -2,12 +2,19 @@
 
 from torch import nn
 
-from .unet import UNet, UNetConfig
+from . import ddpmpp, edm2, unet
 
-NetworkConfig = UNetConfig
+NetworkConfig = unet.UNetConfig | ddpmpp.DDPMPPConfig | edm2.EDM2Config
 
-KINDS: dict[str, tuple[type[NetworkConfig], type[nn.Module]]] = {"unet": (UNetConfig, UNet)}
+KINDS: dict[str, tuple[type[NetworkConfig], type[nn.Module]]] = {
+    "unet": (unet.UNetConfig, unet.UNet),
+    "ddpmpp": (ddpmpp.DDPMPPConfig, ddpmpp.DDPMPP),
+    "edm2": (edm2.EDM2Config, edm2.EDM2),
+}
 """Name -> (configuration, module called with (configuration, channels=, resolution=, num_classes=))."""
+
+BLOCKS = (unet.Block, ddpmpp.Block, edm2.Block)
+"""What networks are made of: their weights are spread over GPUs one block at a time."""
 
 
 def kind_of(config: NetworkConfig) -> str:
