@@ -161,10 +161,29 @@ class Embedding(nn.Module):
         return out
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm in float32, from the moments of each channel.
+
+    The compiler turns these into kernels that read channels-last memory in its order; PyTorch's own formula does not,
+    and the whole training step takes half as long again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, _, _ = x.shape
+        x = x.float()
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        means = mean.view(n, self.num_groups, -1)
+        group_mean = means.mean(dim=2, keepdim=True)
+        spread = (means - group_mean).square() + variance.view_as(means)
+        scale = (spread.mean(dim=2, keepdim=True) + self.eps).rsqrt().expand_as(means).reshape(n, c) * self.weight
+        shift = self.bias - group_mean.expand_as(means).reshape(n, c) * scale
+        return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+
+
+def group_norm(channels: int) -> GroupNorm:
     """GroupNorm with 32 groups, or as many of 4 channels or more as divide the channels."""
     groups = next(g for g in range(min(32, channels // 4), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=_NORM_EPS)
+    return GroupNorm(groups, channels, eps=_NORM_EPS)
 
 
 def conv(inputs: int, outputs: int, kernel: int, *, gain: float = 1.0) -> nn.Conv2d:

@@ -1,0 +1,139 @@
+"""Speed of the training step: the whole one, from the manifest, against the same step on one constant batch.
+
+    python benchmarks/train_step.py cifar10
+    python benchmarks/train_step.py imagenet512-xs --set batch_size=256
+    torchrun --nproc-per-node 2 benchmarks/train_step.py cifar10 --set batch_size=1024
+
+Pictures are random: 32 x 32 PNG files on disk, or latents in memory. One JSON line a run.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from ambient.schemas.space import Space
+from ambient.train.batches import batches, conditions
+from ambient.train.config import TrainConfig
+from ambient.train.device import should_compile, use_fast_kernels
+from ambient.train.loop import build_sampler, step
+from ambient.train.monitor import Monitor
+from ambient.train.pictures import Pictures, Stored, open_pictures, with_pictures
+from ambient.train.rows import Rows, read_rows
+from ambient.train.state import State, new_state
+from ambient.train.world import World, joined
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from small_pool import write_pool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("preset")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--pictures", type=int, default=4096)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the chip's matrix products reach")
+    arguments = parser.parse_args()
+    config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
+    with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
+        rows, pictures = prepare(config, arguments.pictures, Path(folder), world)
+        figures = measure(config, rows, pictures, world, arguments.steps)
+    if world.is_first:
+        flops = 3 * forward_flops(config, rows.space)
+        tflops = figures["pictures_per_s"] * flops / world.size / 1e12
+        about = {"preset": arguments.preset, "set": arguments.settings, "gpus": world.size, "torch": torch.__version__}
+        share = {"tflops_per_gpu": round(tflops, 1), "share_of_peak": round(tflops / arguments.peak, 3)}
+        print(json.dumps({**about, **figures, "gflop_per_picture": round(flops / 1e9, 1), **share}), flush=True)
+
+
+def prepare(config: TrainConfig, num: int, folder: Path, world: World) -> tuple[Rows, Pictures]:
+    """A manifest whose pictures are one tenth clean, and the pictures on the device."""
+    latent = config.network.__class__.__name__ == "EDM2Config"
+    side = config.resolution or 32
+    space = Space(resolution=side, channels=3)
+    floors = [(0.0, 0.2, 2.0, 6.0, 0.5, 0.2, 2.0, 6.0, 0.5, 1.0)[i % 10] for i in range(num)]
+    labels = [i % max(1, config.num_classes) for i in range(num)]
+    rows = read_rows(write_pool(folder, num=num, space=space, sigma_min=floors, labels=labels))
+    if not latent:
+        return rows, open_pictures(rows, world.device, workers=8)
+    space = Space(resolution=side, channels=4, kind="latent", vae="random")
+    latents = 0.5 * torch.randn(num, *space.shape, dtype=torch.float16, device=world.device)
+    rows = Rows(**{name: getattr(rows, name) for name in Rows.__dataclass_fields__} | {"space": space})
+    return rows, Stored(pixels=latents)
+
+
+def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, steps: int) -> dict[str, float]:
+    state = new_state(config, rows.space, world)
+    use_fast_kernels(world.device)
+    if should_compile(world.device, config.compile, config.num_images):
+        state.denoiser.network.compile(dynamic=False)
+    monitor = Monitor(config.batch_size // world.size, world)
+    sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)
+    stream = with_pictures(
+        batches(rows, sampler, classes, config, start=0, world=world, pictures_on=pictures.device),
+        pictures,
+        world.device,
+    )
+    begin = time.perf_counter()
+    constant = next(stream)
+    step(state, *constant, rows, config, world, monitor)
+    synchronize(world)
+    first = time.perf_counter() - begin
+    if world.device.type == "cuda":
+        torch._dynamo.config.error_on_recompile = True
+    for batch in islice(stream, 5):
+        step(state, *batch, rows, config, world, monitor)
+    whole, same = [], []
+    for _ in range(3):  # in turn, so that a clock that drifts meets both
+        whole.append(timed(islice(stream, steps), state, rows, config, world, monitor))
+        same.append(timed((constant for _ in range(steps)), state, rows, config, world, monitor))
+    best, best_same = min(whole), min(same)
+    memory = torch.cuda.max_memory_allocated(world.device) / 2**30 if world.device.type == "cuda" else 0.0
+    return {
+        "pictures_per_s": round(steps * config.batch_size / best, 1),
+        "ms_per_step": round(1000 * best / steps, 2),
+        "data_path_share": round(1 - best_same / best, 4),
+        "first_step_s": round(first, 1),
+        "memory_gib": round(memory, 1),
+        "loss": round(monitor.read().loss, 4),
+    }
+
+
+def timed(stream, state: State, rows: Rows, config: TrainConfig, world: World, monitor: Monitor) -> float:  # type: ignore[no-untyped-def]
+    """Seconds for all steps of a stream of (batch, pictures)."""
+    synchronize(world)
+    begin = time.perf_counter()
+    for batch, w0 in stream:
+        step(state, batch, w0, rows, config, world, monitor)
+    synchronize(world)
+    return time.perf_counter() - begin
+
+
+def synchronize(world: World) -> None:
+    world.wait()
+    if world.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def forward_flops(config: TrainConfig, space: Space) -> float:
+    """Multiplications and additions of one picture's way through the network."""
+    from ambient.train.networks.kinds import build_network
+
+    network = build_network(
+        config.network, channels=space.channels, resolution=space.resolution, num_classes=config.num_classes
+    )
+    condition = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *space.shape), torch.zeros(1), condition)
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    main()
