@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..curate.noise import names_of
+from ..curate.noise import Purpose, names_of, uniforms
 from ..schemas.errors import UserError
 from .config import TrainConfig
 from .data import Rows
@@ -47,7 +47,7 @@ def batches(
         row, sigma = sampler.draw(indices)
         s = noise_floor(sigma, rows.sigma_min[row], rows.sigma_max[row])
         columns = [column.to(device) for column in (indices, row, names[row], sigma, s)]
-        classes = None if condition is None else condition[row].to(device)
+        classes = None if condition is None else without_some(condition[row], indices, config).to(device)
         for begin in range(0, len(indices), config.batch_size):
             part = slice(begin, begin + config.batch_size)
             i, r, n, level, floor = (column[part] for column in columns)
@@ -67,3 +67,19 @@ def conditions(rows: Rows, num_classes: int) -> Tensor | None:
     if (largest := int(rows.labels.max())) >= num_classes:
         raise UserError(f"the manifest has label {largest}: set num_classes to at least {largest + 1}")
     return torch.where(rows.labels < 0, num_classes, rows.labels)
+
+
+def without_some(classes: Tensor, indices: Tensor, config: TrainConfig) -> Tensor:
+    """The classes (B,) of training pictures number indices (B,), a share label_dropout of them turned to "none".
+
+    Which, depends on the number of the training picture only.
+    """
+    if config.label_dropout == 0:
+        return classes
+    u = uniforms(indices, 1, seed=config.seed, purpose=Purpose.DRAW, index=1)[:, 0]  # index 0 draws row and sigma
+    return torch.where(u < config.label_dropout, config.num_classes, classes)
+
+
+def trains_none(rows: Rows, config: TrainConfig) -> bool:
+    """Whether a run trains the class "none", which guides the others when pictures are drawn."""
+    return config.num_classes > 0 and (config.label_dropout > 0 or bool((rows.labels < 0).any()))

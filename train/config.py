@@ -25,6 +25,8 @@ class TrainConfig:
     buffer: b of arXiv 2506.10038; a picture is used above sqrt(b / (b - 1)) * sigma_min.
     target: ``ambient`` (the paper's loss) or ``plain`` (the same pictures and levels, target w_0).
     num_classes: 0, or train with the manifest's labels 0 ... num_classes - 1.
+    label_dropout: share of the pictures trained as class "none", as pictures without a label are: what classifier-free
+    guidance needs (arXiv 2207.12598 takes 0.1).
     resolution: refuse a manifest annotated for another one.
     log_images, sample_images, snapshot_images: between lines of metrics.jsonl, sample grids, checkpoints.
     sample_count: pictures in a grid. keep: checkpoints kept.
@@ -43,6 +45,7 @@ class TrainConfig:
     buffer: float = BUFFER
     target: Target = "ambient"
     num_classes: int = 0
+    label_dropout: float = 0.0
     resolution: int | None = None
     seed: int = 0
     log_images: int = 2_000
@@ -59,7 +62,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("num_classes", "sample_count", "seed"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative: {getattr(self, name)}")
-        for name in ("warmup", "decay"):
+        for name in ("warmup", "decay", "label_dropout"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], not {getattr(self, name)}")
         for name in ("lr", "ema_halflife", "P_std"):
             _require(0 < getattr(self, name) < float("inf"), f"{name} must be above 0, not {getattr(self, name)}")

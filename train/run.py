@@ -11,12 +11,14 @@ import torch
 
 from ..schemas.errors import UserError
 from . import checkpoint
+from .batches import trains_none
 from .config import TrainConfig, first_difference
 from .data import Rows
 from .files import append_json, cut_metrics, write_whole, writing
-from .generate import sample, save_grid
+from .generate import sample
 from .monitor import Losses, Monitor, NotFinite
 from .sampler import Sampler, slots
+from .samples import save_grid
 from .state import PARTS, State
 
 if TYPE_CHECKING:
@@ -70,7 +72,12 @@ class Run:
         self.total = config.num_steps * config.batch_size
         self.newest: Path | None = None
         self._rows, self._sampler, self._report = rows, sampler, report
-        self._about = {"config": config.to_json(), "fingerprint": rows.fingerprint, "space": rows.space.to_json()}
+        self._about = {
+            "config": config.to_json(),
+            "fingerprint": rows.fingerprint,
+            "space": rows.space.to_json(),
+            "trains_none": trains_none(rows, config),
+        }
         self._clock, self._logged = time.monotonic(), 0
 
     def say(self, message: str) -> None:
