@@ -97,6 +97,7 @@ def generate(
     with writing(out):
         if npz and out.exists():
             check_packed(out, settings, seeds)
+            reporter.say(f"{out} is complete")
             return out
         folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
         claim(folder, settings)
