@@ -9,6 +9,7 @@ from ambient.schemas.errors import UserError
 from ambient.train.batches import trains_none, without_some
 from ambient.train.config import TrainConfig
 from ambient.train.data import read_rows
+from ambient.train.sampler import Sampler
 from small_pool import write_pool
 
 CONFIG = TrainConfig(num_classes=4, label_dropout=0.1)
@@ -29,6 +30,12 @@ def test_which_depends_on_the_number_of_the_training_picture_only() -> None:
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
     assert torch.equal(without_some(classes, order, CONFIG), kept[order])
     assert not torch.equal(without_some(classes, indices, replace(CONFIG, seed=1)), kept)
+
+
+def test_which_has_nothing_to_do_with_the_noise_level() -> None:
+    _, sigma = Sampler(torch.zeros(1), torch.zeros(1), P_mean=0.0, P_std=1.0).draw(torch.arange(40_000))
+    none = without_some(torch.zeros(40_000, dtype=torch.int64), torch.arange(40_000), CONFIG) == 4
+    assert float(sigma.log()[none].mean()) == pytest.approx(0.0, abs=0.08)  # five standard deviations
 
 
 def test_no_dropout_changes_nothing() -> None:

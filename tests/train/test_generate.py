@@ -18,7 +18,7 @@ from ambient.train.generate import SampleConfig, generate, initial_noise
 from ambient.train.loop import train
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.samples import load_pngs
-from ambient.train.solvers import heun, sigma_steps
+from ambient.train.solvers import Denoise, heun, sigma_steps
 from ambient.train.trained import Trained, load_trained
 from PIL import Image
 from small_pool import write_pool
@@ -98,6 +98,22 @@ def test_other_seeds_other_batches_other_order(run: Path, seven: Path, tmp_path:
     names = [f"{seed:06d}.png" for seed in (1, 4, 6)]
     b, c = (load_pngs([folder / name for name in names]) for folder in (tmp_path / "b", seven))
     assert same_but_for_rounding(b, c)
+
+
+def test_every_batch_is_full(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the last one would take other kernels, and its pictures depend on where the others end."""
+    sizes: list[int] = []
+    real = module.solve
+
+    def spied(denoise: Denoise, space: Space, seeds: Tensor, config: SampleConfig) -> Tensor:
+        sizes.append(len(seeds))
+        return real(denoise, space, seeds, config)
+
+    monkeypatch.setattr(module, "solve", spied)
+    generate(run, tmp_path / "out", range(7), QUICK, batch_size=3, device="cpu")
+    (tmp_path / "out" / "000004.png").unlink()
+    generate(run, tmp_path / "out", range(7), QUICK, batch_size=3, device="cpu")
+    assert sizes == [3, 3, 3, 3]
 
 
 def test_ranks_share_the_seeds(run: Path, seven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
