@@ -82,7 +82,7 @@ def generate(
     Returns the npz, or a grid of the first pictures, which lies beside ``out``. Raises UserError for what the user can
     put right: no checkpoint, labels or a guide that do not fit, other pictures in ``out``, a full disk.
     """
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     config = config or SampleConfig()
     reporter = reporter if reporter and rank == 0 else Reporter(quiet=True)
     _check_seeds(seeds, batch_size)
@@ -104,7 +104,7 @@ def generate(
         share = seeds[rank::world_size]
         draw = drawer(main, other, config, labels)
         _draw_into(folder, suffix, share, draw, batch_size, where, reporter, nested=max(seeds) >= FOLDER_SIZE)
-        result = out if npz else out.resolve().with_name(out.name + ".png")
+        result = out if npz else (here := out.resolve()).with_name(f"{here.name}-grid.png")
         if rank == 0 and npz:
             _pack_all(out, folder, seeds, labels, settings)
         elif rank == 0:

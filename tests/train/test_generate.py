@@ -79,7 +79,7 @@ def test_pictures_are_those_of_the_solver(run: Path, seven: Path) -> None:
     assert same_but_for_rounding(found, to_uint8(by_hand(loaded(run), list(range(7)), None)))
     assert float(found.float().std()) > 20
     assert len({picture.numpy().tobytes() for picture in found}) == 7
-    with Image.open(seven.with_name("out.png")) as grid:
+    with Image.open(seven.with_name("out-grid.png")) as grid:
         assert grid.size == (3 * 8, 3 * 8)
     assert sorted(path.name for path in seven.iterdir()) == [*(f"{i:06d}.png" for i in range(7)), "sampling.json"]
 
