@@ -6,7 +6,7 @@ Heavy imports live inside the commands, so that ``ambient --help`` answers at on
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -31,6 +31,7 @@ Workers = Annotated[int, typer.Option(help="Threads that decode pictures.", min=
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Per = Literal["picture", "source"]
+Solver = Literal["heun", "euler"]
 Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where a root of the manifest lies now.")]
 
 
@@ -151,21 +152,43 @@ def train(
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("samples"),
-    num: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 64,
-    seed: Seed = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the Heun sampler.", min=2)] = 18,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for PNG files.")] = Path("samples"),
+    npz: Annotated[Path | None, typer.Option(help="Write one npz file (arr_0, label, seed) instead.")] = None,
+    num: Annotated[int | None, typer.Option(help="How many pictures; 64 unless --seeds says.", min=1)] = None,
+    seeds: Annotated[str | None, typer.Option(help="One picture per seed, such as 0-49999 or 1,5,9-12.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", "--label", help="Classes in turn, such as 3 or 0-9; default: all.")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Strength of guidance; 1 is none.")] = 1.0,
+    guide: Annotated[Path | None, typer.Option(help="Run to guide by; default: the same, without a class.")] = None,
+    solver: Annotated[Solver, typer.Option(help="heun (second order) or euler.")] = "heun",
+    steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1)] = 18,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
     device: Device = "auto",
 ) -> None:
-    """Draw pictures from the newest checkpoint of a run, by the deterministic Heun sampler.
+    """Draw pictures from the newest checkpoint of a run.
 
-    Example: ambient sample runs/first --num 64 -o samples
+    A picture depends on its seed alone. The same command continues one that was stopped. For several GPUs, write
+    `torchrun --nproc-per-node 8 -m ambient.cli sample ...`: each draws its share of the seeds.
+
+    Example: ambient sample runs/first --num 50000 --seeds 0-49999 -o samples
     """
     from .curate.reporter import Reporter
-    from .train.generate import generate
+    from .train.generate import SampleConfig, generate
 
-    grid = generate(run, out, num=num, seed=seed, steps=steps, device=device)
-    Reporter().say(f"{num} pictures and a grid of them: {grid}")
+    classes = None if labels is None else tuple(_numbers(labels, "--labels"))
+    config = SampleConfig(solver=solver, steps=steps, guidance=guidance, labels=classes)
+    generate(
+        run,
+        npz or out,
+        _seeds(num, seeds),
+        config,
+        guide=guide,
+        npz=npz is not None,
+        batch_size=batch,
+        device=device,
+        reporter=Reporter(),
+    )
 
 
 @app.command()
@@ -274,6 +297,28 @@ def _pairs(roots: list[str] | None) -> dict[str, str]:
             raise UserError(f"--root is written name=path, such as pool=/data/pool, not {root!r}")
         pairs[name] = str(Path(path).resolve())
     return pairs
+
+
+def _seeds(num: int | None, seeds: str | None) -> Sequence[int]:
+    """The seeds that --num and --seeds name."""
+    if seeds is None:
+        return range(num or 64)
+    numbers = _numbers(seeds, "--seeds")
+    if num not in (None, len(numbers)):
+        raise UserError(f"--num is {num}, but --seeds names {len(numbers)}: leave one of them out")
+    return numbers
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """``1,5,9-12`` as [1, 5, 9, 10, 11, 12]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
+            raise UserError(f"{option} is written as numbers and ranges, such as 0-49999 or 1,5,9-12, not {text!r}")
+        numbers += range(int(first), int(last) + 1)
+    return numbers
 
 
 def _print_json(value: object) -> None:

@@ -113,6 +113,16 @@ def close_archives() -> None:
             _archives.popitem()[1].close()
 
 
+def _forget_archives() -> None:
+    """Start afresh in a forked process: it shares the position in every open file with its parent."""
+    global _lock
+    _lock = threading.Lock()
+    _archives.clear()
+
+
+os.register_at_fork(after_in_child=_forget_archives)
+
+
 def _opened(archive: str) -> zipfile.ZipFile:
     """The archive, from the most recently used ones. Call with the lock held."""
     status = os.stat(archive)  # noqa: PTH116 (called once per picture: must be fast)

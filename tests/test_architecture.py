@@ -12,7 +12,7 @@ ROOT = Path(ambient.__file__).parent
 LAYERS = ["schemas", "curate", "train", "cli"]
 """Each may import those before it."""
 
-NOT_CODE = {"tests", "docs", "benchmarks", "build", "demo", "runs", "dist"}
+NOT_CODE = {"tests", "docs", "benchmarks", "examples", "build", "demo", "runs", "dist"}
 LIGHT = {"torch", "numpy", "pyarrow", "pillow", "safetensors", "rich", "typer"}
 DISTRIBUTIONS = {"PIL": "pillow"}
 

@@ -271,3 +271,16 @@ def test_roots() -> None:
     for bad in ("pool", "pool="):
         with pytest.raises(UserError, match="name=path"):
             cli._pairs([bad])
+
+
+def test_numbers() -> None:
+    assert cli._numbers("1,5,9-12", "--seeds") == [1, 5, 9, 10, 11, 12]
+    assert cli._numbers("3", "--labels") == [3]
+    assert len(cli._seeds(50_000, "0-49999")) == 50_000
+    assert list(cli._seeds(3, None)) == [0, 1, 2]
+    assert len(cli._seeds(None, None)) == 64
+    for bad in ("", "a", "1,", "-3", "3-", "5-2", "1.5"):
+        with pytest.raises(UserError, match="--seeds is written"):
+            cli._numbers(bad, "--seeds")
+    with pytest.raises(UserError, match="--seeds names 2"):
+        cli._seeds(3, "0-1")

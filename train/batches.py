@@ -75,7 +75,7 @@ def batches(
         row, sigma = sampler.draw(indices)
         s = noise_floor(sigma, rows.sigma_min[row], rows.sigma_max[row])
         use = torch.where(rows.sigma_min[row] == 0, Use.CLEAN, torch.where(s > 0, Use.HIGH, Use.LOW))
-        classes = None if condition is None else _hide(condition[row], indices, config)
+        classes = None if condition is None else without_some(condition[row], indices, config)
         whole = Batch(
             indices=_send(indices, world.device),
             rows=_send(row, pictures_on),
@@ -103,8 +103,8 @@ def conditions(rows: Rows, num_classes: int) -> Tensor | None:
     return torch.where(rows.labels < 0, num_classes, rows.labels)
 
 
-def _hide(classes: Tensor, indices: Tensor, config: TrainConfig) -> Tensor:
-    """Classes (B,), "none" for a share ``label_dropout`` of the training pictures."""
+def without_some(classes: Tensor, indices: Tensor, config: TrainConfig) -> Tensor:
+    """The classes (B,) of training pictures number indices (B,), a share label_dropout of them turned to "none"."""
     if config.label_dropout == 0:
         return classes
     u = uniforms(indices, 1, seed=config.seed, purpose=Purpose.LABEL)[:, 0]
@@ -114,3 +114,8 @@ def _hide(classes: Tensor, indices: Tensor, config: TrainConfig) -> Tensor:
 def _send(column: Tensor, device: torch.device) -> Tensor:
     """To the device without waiting for the steps that are under way there."""
     return column.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else column
+
+
+def trains_none(rows: Rows, config: TrainConfig) -> bool:
+    """Whether a run trains the class "none", which guides the others when pictures are drawn."""
+    return config.num_classes > 0 and (config.label_dropout > 0 or bool((rows.labels < 0).any()))

@@ -99,6 +99,12 @@ def folders(run: Path) -> list[Path]:
     return sorted(f for f in (run / "checkpoints").glob("[0-9]" * 12) if f.is_dir())
 
 
+def checksum_of(folder: Path, part: str) -> str:
+    """BLAKE2b-128 of one part of the complete checkpoint in this folder: the same weights have the same."""
+    checksum: str = json.loads((folder / _STATE).read_text())["checksums"][part]
+    return checksum
+
+
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     checksums = {}
     for name, tensors in checkpoint.parts.items():

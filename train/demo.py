@@ -20,9 +20,10 @@ from ..curate.tables import print_table
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
 from .config import load_preset
-from .generate import generate, save_grid
+from .generate import generate
 from .loop import train
 from .run import spoken
+from .samples import save_grid
 
 SIDE = 32
 CORRUPTIONS = ("blur-0.6", "blur-1.2", "blur-2.5", "jpeg-50", "jpeg-25", "jpeg-10")
@@ -78,7 +79,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     preset = load_preset("small" if cuda else "smoke")
     length = replace(preset, num_images=num_images, sample_images=max(num_images // 4, 1))
     train(manifest, run, length, device=device, workers=4, report=spoken(reporter))
-    samples = generate(run, out / "samples", num=64, seed=0, device=device)
+    samples = generate(run, out / "samples", range(64), device=device)
 
     reporter.say("What to look at:")
     reporter.say("  the table above: stronger blur and stronger JPEG need more noise before they can be trusted")

@@ -1,14 +1,27 @@
 """How the network runs on its device: number format, compilation, kernels, memory."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from ..curate.device import choose_device
 from ..schemas.errors import UserError
 from .config import TrainConfig
 
 _COMPILING_PAYS = 1_000_000  # training pictures
+
+
+def device_of_process(name: str) -> torch.device:
+    """The device asked for; under torchrun ``auto`` and ``cuda`` mean the GPU of this process (LOCAL_RANK).
+
+    Raises UserError where it is not there.
+    """
+    local_rank = os.environ.get("LOCAL_RANK")
+    if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    return choose_device(name)
 
 
 def uses_bf16(device: torch.device, precision: str) -> bool:

@@ -35,11 +35,17 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it, rename it."""
+def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Write a file under a temporary name, flush it to disk if ``synced``, rename it.
+
+    Without flushing, a kill still leaves all of it or nothing, but a power cut may leave a damaged one.
+    """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        write_synced(partial, data)
+        if synced:
+            write_synced(partial, data)
+        else:
+            partial.write_bytes(data)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

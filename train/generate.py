@@ -1,54 +1,116 @@
-"""Pictures from a denoiser: EDM's deterministic Heun sampler, and ``generate`` from a run's newest checkpoint."""
+"""Pictures from a run: seeds -> noise -> solver -> files. A picture depends on its seed, not on what else is drawn."""
 
-import io
-from collections.abc import Callable
-from itertools import pairwise
+import os
+import shutil
+import time
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..curate.device import choose_device
 from ..curate.images import to_uint8
 from ..curate.noise import Purpose, normals
+from ..curate.reporter import Reporter
 from ..schemas.errors import UserError
 from ..schemas.space import Space
-from .checkpoint import newest
 from .config import TrainConfig
-from .device import autocast
-from .files import write_whole, writing
+from .device import device_of_process
+from .files import writing
+from .guidance import guided
 from .precondition import Denoiser
-from .state import build_denoiser, load_weights
+from .samples import FOLDER_SIZE, Settings, check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
+from .solvers import SOLVERS, Denoise, sigma_steps
+from .trained import Trained, load_trained, told
 
 NUM_STEPS = 18
-SIGMA_LOW, SIGMA_HIGH, RHO = 0.002, 80.0, 7.0
+_PREVIEW = 64  # pictures in the grid
+_POLL_S = 0.2
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-
-
-def sigma_steps(num: int = NUM_STEPS, *, low: float = SIGMA_LOW, high: float = SIGMA_HIGH, rho: float = RHO) -> Tensor:
-    """Noise levels from high to low, then 0 (arXiv 2206.00364, eq. 5). Returns (num + 1,) float64."""
-    ramp = torch.linspace(0, 1, num, dtype=torch.float64)
-    levels = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-    return torch.cat([levels, levels.new_zeros(1)])
+Draw = Callable[[Tensor], Tensor]
+"""seeds (N,) int64 -> pictures (N, C, H, W) on the CPU: uint8 pixels, or float32 latents."""
 
 
-@torch.no_grad()
-def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Solve dx/dsigma = (x - D(x, sigma)) / sigma by Heun's method (arXiv 2206.00364, algorithm 1 without churn).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleConfig:
+    """How to draw pictures.
 
-    denoise: (x, sigma ()) -> D. x: (N, C, H, W) at level sigmas[0]. sigmas: (K + 1,) descending; a last level of 0
-    gets an Euler step, so K steps to 0 cost 2 K - 1 evaluations. Returns x at the last level, in x's dtype.
+    solver, steps: a name in ``solvers.SOLVERS`` and its number of steps. guidance: G of ``guidance.py``, 1 for none.
+    labels: classes that the seeds take in turn: seed s has labels[s mod their number]; None for all of the run's.
     """
-    for now, then in pairwise(sigmas):
-        slope = (x - denoise(x, now)) / now
-        ahead = x + (then - now) * slope
-        if then > 0:
-            slope = (slope + (ahead - denoise(ahead, then)) / then) / 2
-            ahead = x + (then - now) * slope
-        x = ahead
-    return x
+
+    solver: Literal["heun", "euler"] = "heun"
+    steps: int = NUM_STEPS
+    guidance: float = 1.0
+    labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver not in (solvers := typing.get_args(typing.get_type_hints(type(self))["solver"])):
+            raise UserError(f"the solver must be one of {', '.join(solvers)}, not {self.solver!r}")
+        if self.steps < 1:
+            raise UserError(f"steps must be at least 1, not {self.steps}")
+        if not abs(self.guidance) < float("inf"):
+            raise UserError(f"guidance must be a number, 1 for none, not {self.guidance}")
+        if self.labels == ():
+            raise UserError("no label is given: name one class or more")
+
+
+def generate(
+    run: Path,
+    out: Path,
+    seeds: Sequence[int],
+    config: SampleConfig | None = None,
+    *,
+    guide: Path | None = None,
+    npz: bool = False,
+    batch_size: int = 64,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+) -> Path:
+    """Draw a picture per seed from a run's averaged weights; the same call again continues where a killed one was.
+
+    guide: another run, to guide by. out: a folder for PNG files, in folders of a thousand if there are more; with
+    ``npz`` a file: ``arr_0`` (N, H, W, C), uint8 pixels or float32 latents in the order of the seeds, ``seed`` and
+    ``label`` (N,) int64 (-1 for none), ``about`` in JSON.
+    batch_size: pictures at a time. It changes pictures by rounding only; while it stays the same and no process draws
+    fewer pictures than that, they are the same bit for bit in any order, share or continued run on one kind of device.
+
+    Under torchrun each process draws every WORLD_SIZE-th seed, and the first one waits for the others to pack the npz.
+    Returns the npz, or a grid of the first pictures, which lies beside ``out``. Raises UserError for what the user can
+    put right: no checkpoint, labels or a guide that do not fit, other pictures in ``out``, a full disk.
+    """
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    config = config or SampleConfig()
+    reporter = reporter if reporter and rank == 0 else Reporter(quiet=True)
+    _check_seeds(seeds, batch_size)
+    where = device_of_process(device)
+    main = load_trained(run, where, warn=reporter.warn)
+    other = load_trained(guide, where, warn=reporter.warn) if guide else None
+    if main.space.kind == "latent" and not npz:
+        raise UserError(f"{run} draws {main.space}, and there is no decoder to make pictures of them: use --npz FILE")
+    labels = labels_of(main, config)
+    check_guidance(main, other, config)
+    settings = {**asdict(config), "checkpoint": main.checksum, "guide": other.checksum if other else None}
+    with writing(out):
+        if npz and out.exists():
+            check_packed(out, settings, seeds)
+            reporter.say(f"{out} is complete")
+            return out
+        folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
+        claim(folder, settings)
+        share = seeds[rank::world_size]
+        draw = drawer(main, other, config, labels)
+        _draw_into(folder, suffix, share, draw, batch_size, where, reporter, nested=max(seeds) >= FOLDER_SIZE)
+        result = out if npz else (here := out.resolve()).with_name(f"{here.name}-grid.png")
+        if rank == 0 and npz:
+            _pack_all(out, folder, seeds, labels, settings)
+        elif rank == 0:
+            save_grid(result, load_pngs([path for seed in share[:_PREVIEW] if (path := find(out, seed, ".png"))]))
+        reporter.say(f"{len(seeds):,} pictures in {out}" + ("" if npz else f"; the first of them: {result}"))
+        return result
 
 
 def initial_noise(seeds: Tensor, space: Space, sigma: float) -> Tensor:
@@ -57,82 +119,115 @@ def initial_noise(seeds: Tensor, space: Space, sigma: float) -> Tensor:
     return sigma * normals(seeds, count, seed=0, purpose=Purpose.SAMPLE).view(-1, *space.shape)
 
 
-def sample(denoiser: Denoiser, config: TrainConfig, space: Space, seeds: Tensor, *, steps: int = NUM_STEPS) -> Tensor:
+def solve(denoise: Denoise, space: Space, seeds: Tensor, config: SampleConfig) -> Tensor:
+    """(N, C, H, W) float32 in the Space: the denoiser's pictures, one per seed (N,) int64 on its device."""
+    sigmas = sigma_steps(config.steps).float()
+    return SOLVERS[config.solver](denoise, initial_noise(seeds, space, float(sigmas[0])), sigmas)
+
+
+def sample(denoiser: Denoiser, config: TrainConfig, space: Space, seeds: Tensor) -> Tensor:
     """(N, C, H, W) uint8 pictures on the CPU, one per seed; of a conditional denoiser, class seed mod num_classes.
 
     config, space: those of the denoiser. seeds: (N,) int64 on its device.
     """
-    sigmas = sigma_steps(steps).float()
     condition = seeds % config.num_classes if config.num_classes else None
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        with autocast(x.device, config.precision):
-            out: Tensor = denoiser(x, sigma.to(x.device), condition)
-        return out
-
-    return to_uint8(heun(denoise, initial_noise(seeds, space, float(sigmas[0])), sigmas)).cpu()
+    return to_uint8(solve(told(denoiser, condition, config), space, seeds, SampleConfig())).cpu()
 
 
-def save_picture(path: Path, picture: Tensor) -> None:
-    """Write (C, H, W) uint8, C = 1 or 3, as PNG."""
-    array = picture.permute(1, 2, 0).numpy()
-    data = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(data, "png")
-    write_whole(path, data.getvalue())
+def drawer(main: Trained, guide: Trained | None, config: SampleConfig, labels: Tensor | None) -> Draw:
+    """What draws pictures of a trained denoiser. labels: from ``labels_of``."""
+
+    def draw(seeds: Tensor) -> Tensor:
+        classes = None if labels is None else labels.to(seeds.device)[seeds % len(labels)]
+        denoise = told(main.denoiser, classes, main.config)
+        if config.guidance != 1:
+            away = guide or main
+            none = torch.full_like(seeds, away.config.num_classes)
+            other = (classes if guide else none) if away.config.num_classes else None
+            denoise = guided(denoise, told(away.denoiser, other, away.config), config.guidance)
+        x = solve(denoise, main.space, seeds, config)
+        return (to_uint8(x) if main.space.kind == "pixel" else x).cpu()
+
+    return draw
 
 
-def save_grid(path: Path, pictures: Tensor, *, columns: int | None = None, zoom: int = 1) -> None:
-    """Write (N, C, H, W) uint8 as one PNG, row by row; cells left over are black.
-
-    columns: by default as near to a square grid as N allows. zoom: screen pixels per pixel and side.
-    """
-    num, channels, height, width = pictures.shape
-    columns = columns or max(1, round(num**0.5))
-    lines = -(-num // columns)
-    grid = pictures.new_zeros(lines * columns, channels, height, width)
-    grid[:num] = pictures
-    grid = grid.view(lines, columns, channels, height, width).permute(2, 0, 3, 1, 4)
-    grid = grid.reshape(channels, lines * height, columns * width)
-    save_picture(path, grid.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2))
+def labels_of(main: Trained, config: SampleConfig) -> Tensor | None:
+    """(K,) int64 classes that the seeds take in turn, or None for an unconditional run. Raises UserError."""
+    num = main.config.num_classes
+    if num == 0:
+        if config.labels:
+            raise UserError(f"{main.run} was trained without classes: leave --labels out")
+        return None
+    if wrong := [label for label in config.labels or () if not 0 <= label < num]:
+        raise UserError(f"{main.run} was trained with classes 0 to {num - 1}: there is no class {wrong[0]}")
+    return torch.tensor(config.labels or range(num))
 
 
-def generate(
-    run: Path,
-    out: Path,
+def check_guidance(main: Trained, guide: Trained | None, config: SampleConfig) -> None:
+    """Raise UserError where this run cannot be guided so."""
+    if guide is None:
+        if config.guidance != 1 and main.config.num_classes == 0:
+            raise UserError(f"{main.run} was trained without classes: guide it by another run, with --guide RUN")
+        if config.guidance != 1 and not main.trains_none:
+            raise UserError(
+                f'{main.run} never trained the class "none" that guides the others: train with '
+                "--set label_dropout=0.1, or guide it by another run, with --guide RUN"
+            )
+        return
+    if config.guidance == 1:
+        raise UserError("a guide changes nothing at guidance 1: say how strong it is, such as --guidance 2")
+    if guide.space != main.space:
+        raise UserError(f"{guide.run} draws {guide.space}, not {main.space}: it cannot guide {main.run}")
+    if guide.config.num_classes not in (0, main.config.num_classes):
+        raise UserError(
+            f"{guide.run} was trained with {guide.config.num_classes} classes and {main.run} with "
+            f"{main.config.num_classes}: a guide has the same or none"
+        )
+
+
+def _draw_into(
+    folder: Path,
+    suffix: str,
+    seeds: Sequence[int],
+    draw: Draw,
+    batch_size: int,
+    device: torch.device,
+    reporter: Reporter,
     *,
-    num: int = 64,
-    seed: int = 0,
-    steps: int = NUM_STEPS,
-    batch_size: int = 64,
-    device: str = "auto",
-    report: Callable[[int, int], None] | None = None,
-    warn: Callable[[str], None] = lambda _: None,
-) -> Path:
-    """Pictures seed ... seed + num - 1 of a run's averaged weights, as out/000000.png ... and out/grid.png.
+    nested: bool,
+) -> None:
+    """Draw and write the pictures of those seeds that have none yet.
 
-    A picture depends on its seed, not on num or batch_size. report: called with (pictures done, of how many).
-    warn: told of a damaged checkpoint that was passed over. Returns the path of the grid.
-    Raises UserError where the run has no checkpoint.
+    Every batch has the same size, filled up at the end: the kernels, and so the rounding, depend on it.
     """
-    if num < 1 or steps < 1 or batch_size < 1:
-        raise UserError(f"num, steps and batch_size must be at least 1, not {num}, {steps} and {batch_size}")
-    where = choose_device(device)
-    found = newest(run, parts=("ema0",), warn=warn)
-    if found is None:
-        raise UserError(f"{run} has no checkpoint yet: train with `ambient train MANIFEST -o {run}`")
-    _, checkpoint = found
-    config = TrainConfig.from_json(checkpoint.about["config"])
-    space = Space.from_json(checkpoint.about["space"])
-    denoiser = build_denoiser(config, space).to(where).eval()
-    load_weights(denoiser, checkpoint.parts["ema0"])
-    done: list[Tensor] = []
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for seeds in torch.split(torch.arange(seed, seed + num, device=where), batch_size):
-            done.append(sample(denoiser, config, space, seeds, steps=steps))
-            for one, picture in zip(seeds.tolist(), done[-1], strict=True):
-                save_picture(out / f"{one:06d}.png", picture)
-            if report:
-                report(sum(map(len, done)), num)
-        save_grid(out / "grid.png", torch.cat(done))
-    return out / "grid.png"
+    left = [seed for seed in seeds if find(folder, seed, suffix) is None]
+    size = max(1, min(batch_size, len(seeds)))
+    with reporter.track("sampling", len(left)) as advance:
+        for start in range(0, len(left), size):
+            some = left[start : start + size]
+            filled = some + some[-1:] * (size - len(some))
+            for seed, picture in zip(some, draw(torch.tensor(filled, device=device)), strict=False):
+                save(path_of(folder, seed, suffix, nested=nested), picture)
+            advance(len(some))
+
+
+def _pack_all(npz: Path, folder: Path, seeds: Sequence[int], labels: Tensor | None, settings: Settings) -> None:
+    """Pack the files of all processes into one npz, and remove them."""
+    paths = []
+    for seed in seeds:
+        while (path := find(folder, seed, ".npy")) is None:
+            time.sleep(_POLL_S)
+        paths.append(path)
+    numbers = torch.tensor(seeds)
+    classes = torch.full_like(numbers, -1) if labels is None else labels[numbers % len(labels)]
+    pack(npz, paths, seeds=seeds, labels=classes, settings=settings)
+    shutil.rmtree(folder)
+
+
+def _check_seeds(seeds: Sequence[int], batch_size: int) -> None:
+    if len(seeds) == 0 or batch_size < 1:
+        raise UserError(f"there must be a seed, and a picture to a batch: not {len(seeds)} and {batch_size}")
+    if min(seeds) < 0 or max(seeds) >= 2**63:
+        raise UserError(f"seeds lie between 0 and 2^63: not {min(seeds)} to {max(seeds)}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError("a seed is named twice, and its picture would be, too: name each once")

@@ -64,7 +64,7 @@ class Streamed:
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="ambient")
 
     def gather(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack(list(self._pool.map(lambda row: _load(self._rows, row), rows.tolist()))))
+        return torch.from_numpy(np.stack(list(self._pool.map(lambda row: load_row(self._rows, row), rows.tolist()))))
 
 
 def open_pictures(
@@ -138,7 +138,7 @@ def _choose(place: Place, num_bytes: int, device: torch.device) -> Place:
 
 
 def _decode_into(pixels: U8, rows: Rows, workers: int, report: Callable[[int, int], None]) -> None:
-    for row, picture in enumerate(map_in_order(lambda row: _load(rows, row), range(len(rows)), workers=workers)):
+    for row, picture in enumerate(map_in_order(lambda row: load_row(rows, row), range(len(rows)), workers=workers)):
         pixels[row] = picture
         if (row + 1) % _REPORT_EVERY == 0:
             report(row + 1, len(rows))
@@ -180,7 +180,7 @@ def _free_disk() -> int:
     return shutil.disk_usage(folder).free
 
 
-def _load(rows: Rows, row: int) -> U8:
+def load_row(rows: Rows, row: int) -> U8:
     """The picture of a row in the Space. Raises UserError where its bytes cannot be used or are not the annotated."""
     picture: U8 | Unusable
     try:

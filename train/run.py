@@ -12,12 +12,14 @@ import torch
 
 from ..schemas.errors import UserError
 from . import checkpoint, ema
+from .batches import trains_none
 from .config import TrainConfig, first_difference
 from .files import append_json, cut_metrics, write_whole, writing
-from .generate import sample, save_grid
+from .generate import sample
 from .monitor import Losses, Monitor, NotFinite
 from .rows import Rows
 from .sampler import Sampler, slots
+from .samples import save_grid
 from .state import State, parts_of
 from .world import World
 
@@ -77,7 +79,12 @@ class Run:
         self.total = config.num_steps * config.batch_size
         self.newest: Path | None = None
         self._rows, self._sampler, self._world, self._report = rows, sampler, world, report
-        self._about = {"config": config.to_json(), "fingerprint": rows.fingerprint, "space": rows.space.to_json()}
+        self._about = {
+            "config": config.to_json(),
+            "fingerprint": rows.fingerprint,
+            "space": rows.space.to_json(),
+            "trains_none": trains_none(rows, config),
+        }
         self._clock, self._logged, self._saved = time.monotonic(), 0, -1
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ambient-checkpoint")
         self._writing: Future[Path] | None = None

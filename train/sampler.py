@@ -34,6 +34,8 @@ class Sampler:
     number the usable pictures of any sigma.
     """
 
+    _remedy = "move P_mean and P_std"
+
     def __init__(
         self, sigma_min: Tensor, sigma_max: Tensor, *, P_mean: float, P_std: float, beta: float = BETA, seed: int = 0
     ) -> None:
@@ -42,9 +44,14 @@ class Sampler:
         P_mean, P_std: of ln sigma (arXiv 2206.00364, table 1). beta: see ``schemas/usable.py``.
         Raises UserError where there is no picture, or none is usable on more than MAX_UNCOVERED of the density.
         """
+        self._mean, self._std = P_mean, P_std
+        self._prepare(sigma_min, sigma_max, beta, seed)
+
+    def _prepare(self, sigma_min: Tensor, sigma_max: Tensor, beta: float, seed: int) -> None:
+        """Number the pictures by their bounds, and check that the density, which is set already, is covered."""
         if len(sigma_min) == 0:
             raise UserError("the manifest has no picture with status 'ok': nothing to train on")
-        self._mean, self._std, self._seed = P_mean, P_std, seed
+        self._seed = seed
         above = sigma_min.double().cpu() * beta
         below = sigma_max.double().cpu()
         everywhere = below > above
@@ -52,7 +59,7 @@ class Sampler:
         self._below, self._row_below = torch.where(everywhere, 0.0, below).sort(stable=True)
         self.uncovered = self._find_uncovered()
         if self.uncovered.share > MAX_UNCOVERED:
-            raise UserError(_no_picture(self.uncovered))
+            raise UserError(_no_picture(self.uncovered, self._remedy))
 
     def draw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """indices: (B,) int64 global indices of training pictures. Returns rows (B,) int64 and sigma (B,) float32."""
@@ -113,6 +120,37 @@ class Sampler:
         return 0.5 * math.erfc((self._mean - math.log(sigma)) / (self._std * math.sqrt(2)))
 
 
+class LevelSampler(Sampler):
+    """Draws (row, sigma) as ``Sampler`` does, but sigma uniformly from a list: the timesteps of a DDPM schedule, say.
+
+    The picture is chosen for the very level that it is trained at. To draw sigma first and round it to a timestep
+    afterwards would lead some pictures across their thresholds.
+    """
+
+    _remedy = "leave those levels out"
+
+    def __init__(
+        self, sigma_min: Tensor, sigma_max: Tensor, *, levels: Tensor, beta: float = BETA, seed: int = 0
+    ) -> None:
+        """levels: (T,) noise levels, rounded to float32, each as likely. Other arguments and errors as ``Sampler``.
+
+        Raises UserError for a level that is not above 0 and finite, as the last one of a schedule may be.
+        """
+        self._levels = levels.float().cpu()
+        if len(levels) == 0 or not bool(((self._levels > 0) & self._levels.isfinite()).all()):
+            raise UserError("levels must be one or more noise levels above 0 and finite: leave the others out")
+        self._prepare(sigma_min, sigma_max, beta, seed)
+
+    def _sigma(self, u: Tensor) -> Tensor:
+        return self._levels[(u * len(self._levels)).long().clamp(max=len(self._levels) - 1)]
+
+    def _find_uncovered(self) -> Uncovered:
+        bare = self._levels[self.usable_count(self._levels) == 0].double()
+        if len(bare) == 0:
+            return Uncovered(low=math.inf, high=-math.inf, share=0.0)
+        return Uncovered(low=float(bare.min()), high=float(bare.max()), share=len(bare) / len(self._levels))
+
+
 def slots(start: int, num: int, *, rank: int = 0, world_size: int = 1) -> Tensor:
     """Global indices of one rank's pictures among start ... start + num - 1: every world_size-th, so ranks never meet.
 
@@ -137,7 +175,7 @@ def _float_below(x: float) -> Tensor:
     return -_float_above(-x)
 
 
-def _no_picture(gap: Uncovered) -> str:
+def _no_picture(gap: Uncovered, remedy: str) -> str:
     levels = f"between sigma {gap.low:.4g} and {gap.high:.4g}"
     if math.isinf(gap.high):
         levels = f"above sigma {gap.low:.4g}" if gap.low > 0 else "at any sigma"
@@ -146,5 +184,5 @@ def _no_picture(gap: Uncovered) -> str:
     return (
         f"no picture is usable {levels}, which holds {gap.share:.2%} of the training density "
         f"(at most {MAX_UNCOVERED:.2%} may be uncovered): add clean pictures (sigma_min 0), "
-        "decide the thresholds again with a larger epsilon, or move P_mean and P_std"
+        f"decide the thresholds again with a larger epsilon, or {remedy}"
     )

@@ -1,68 +1,70 @@
-"""Heun's method against the closed-form solution for Gaussian data, and what ``generate`` writes."""
+"""Pictures of a run: that a seed decides, whatever else is drawn, killed or shared, and what is refused."""
 
-from itertools import pairwise
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ambient.curate.images import to_uint8
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
+from ambient.train import generate as module
 from ambient.train.config import TrainConfig
-from ambient.train.generate import generate, heun, initial_noise, save_grid, sigma_steps
+from ambient.train.generate import SampleConfig, generate, initial_noise
 from ambient.train.loop import train
 from ambient.train.networks.unet import UNetConfig
+from ambient.train.samples import load_pngs
+from ambient.train.solvers import Denoise, heun, sigma_steps
+from ambient.train.trained import Trained, load_trained
 from PIL import Image
 from small_pool import write_pool
 from torch import Tensor
-from torch.testing import assert_close
+from trained_run import write_run
 
-SIGMA_DATA = 0.5
-
-
-def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
-    """The optimal denoiser of N(0.3, SIGMA_DATA^2)."""
-    return 0.3 + (x - 0.3) * SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma**2)
+CPU = torch.device("cpu")
+QUICK = SampleConfig(steps=4)
 
 
-def exact(x: Tensor, start: float) -> Tensor:
-    """The flow keeps (x - mean) / sqrt(sigma_data^2 + sigma^2)."""
-    return 0.3 + (x - 0.3) * SIGMA_DATA / (SIGMA_DATA**2 + start**2) ** 0.5
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"))
 
 
-def error(num: int) -> float:
-    x = 80 * torch.randn(8, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return float((heun(gaussian, x, sigma_steps(num)) - exact(x, 80.0)).abs().max())
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with three classes and the class "none"."""
+    return write_run(tmp_path_factory.mktemp("classes"), num_classes=3, trains_none=True, seed=1)
 
 
-def test_heun_converges_with_order_two() -> None:
-    errors = [error(num) for num in (32, 64, 128, 256)]
-    ratios = [a / b for a, b in pairwise(errors)]
-    assert all(3.3 < ratio < 4.8 for ratio in ratios), ratios
-    assert errors[-1] < 1e-3
+@pytest.fixture(scope="module")
+def seven(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seeds 0 to 6, two at a time."""
+    folder = tmp_path_factory.mktemp("seven") / "out"
+    generate(run, folder, range(7), QUICK, batch_size=2, device="cpu")
+    return folder
 
 
-def test_heun_costs_two_evaluations_a_step_but_the_last() -> None:
-    calls = []
-
-    def counted(x: Tensor, sigma: Tensor) -> Tensor:
-        calls.append(float(sigma))
-        return gaussian(x, sigma)
-
-    heun(counted, torch.randn(1, 1, 4, 4), sigma_steps(18))
-    assert len(calls) == 35
-    assert min(calls) == pytest.approx(0.002)
+def loaded(run: Path) -> Trained:
+    return load_trained(run, CPU, warn=lambda _: None)
 
 
-def test_levels_fall_from_80_to_0() -> None:
-    levels = sigma_steps(18)
-    assert len(levels) == 19
-    assert levels[0] == pytest.approx(80)
-    assert levels[-2] == pytest.approx(0.002)
-    assert levels[-1] == 0
-    assert (levels.diff() < 0).all()
-    steps = (levels[:-1] ** (1 / 7)).diff()
-    assert_close(steps, torch.full_like(steps, (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17))
+def drawn(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def by_hand(trained: Trained, seeds: list[int], condition: list[int] | None) -> Tensor:
+    """The same pictures without files, guidance or shares."""
+    told = None if condition is None else torch.tensor(condition)
+    noise = initial_noise(torch.tensor(seeds), trained.space, 80.0)
+    return heun(lambda x, sigma: trained.denoiser(x, sigma, told), noise, sigma_steps(4).float())
+
+
+def same_but_for_rounding(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and int((a.int() - b.int()).abs().max()) <= 1
 
 
 def test_initial_noise_depends_on_the_seed_only() -> None:
@@ -72,38 +74,231 @@ def test_initial_noise_depends_on_the_seed_only() -> None:
     assert float(noise.std()) == pytest.approx(80, rel=0.05)
 
 
-def test_grid_puts_pictures_row_by_row(tmp_path: Path) -> None:
-    pictures = torch.arange(1, 6, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
-    save_grid(tmp_path / "grid.png", pictures)
-    with Image.open(tmp_path / "grid.png") as image:
-        found = np.asarray(image)
-    assert found.shape == (6, 4, 3)
-    assert found[::2, ::2, 0].tolist() == [[1, 2], [3, 4], [5, 0]]
-    save_grid(tmp_path / "row.png", pictures, columns=5, zoom=2)
-    with Image.open(tmp_path / "row.png") as image:
-        found = np.asarray(image)
-    assert found.shape == (4, 20, 3)
-    assert found[0, ::4, 0].tolist() == [1, 2, 3, 4, 5]
+def test_pictures_are_those_of_the_solver(run: Path, seven: Path) -> None:
+    found = load_pngs([seven / f"{seed:06d}.png" for seed in range(7)])
+    assert same_but_for_rounding(found, to_uint8(by_hand(loaded(run), list(range(7)), None)))
+    assert float(found.float().std()) > 20
+    assert len({picture.numpy().tobytes() for picture in found}) == 7
+    with Image.open(seven.with_name("out-grid.png")) as grid:
+        assert grid.size == (3 * 8, 3 * 8)
+    assert sorted(path.name for path in seven.iterdir()) == [*(f"{i:06d}.png" for i in range(7)), "sampling.json"]
 
 
-def test_generate_writes_the_same_pictures_for_any_batch(tmp_path: Path) -> None:
-    config = TrainConfig(
-        num_images=16, batch_size=8, sample_count=2, network=UNetConfig(channels=8, multipliers=(1,), blocks=1)
-    )
-    run = train(write_pool(tmp_path), tmp_path / "run", config, device="cpu").parents[1]
-    told: list[tuple[int, int]] = []
-    assert generate(run, tmp_path / "a", num=5, steps=4, device="cpu") == tmp_path / "a" / "grid.png"
-    generate(run, tmp_path / "b", num=3, seed=2, steps=4, batch_size=2, device="cpu", report=lambda *p: told.append(p))
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [*(f"{i:06d}.png" for i in range(5)), "grid.png"]
-    assert told == [(2, 3), (3, 3)]
-    for i in (2, 3, 4):
-        with Image.open(tmp_path / f"a/{i:06d}.png") as a, Image.open(tmp_path / f"b/{i:06d}.png") as b:
-            assert a.size == (8, 8)
-            assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
-    with pytest.raises(UserError, match="at least 1"):
-        generate(run, tmp_path / "c", num=0)
+def test_a_seed_alone_is_the_same_as_among_64(run: Path) -> None:
+    """In float32, to a hundred thousandth: a batch of one takes other kernels than a batch of 64."""
+    alone, among = by_hand(loaded(run), [7], None), by_hand(loaded(run), list(range(64)), None)
+    assert float((alone[0] - among[7]).abs().max()) < 1e-5 * float(among.abs().max())
 
 
-def test_generate_without_a_checkpoint_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no checkpoint"):
-        generate(tmp_path, tmp_path / "out")
+def test_other_seeds_other_batches_other_order(run: Path, seven: Path, tmp_path: Path) -> None:
+    """Bit for bit while batches have one size; else by rounding to the next of 256 levels."""
+    generate(run, tmp_path / "a", [6, 1, 4], QUICK, batch_size=2, device="cpu")
+    assert drawn(tmp_path / "a").items() < drawn(seven).items()
+    generate(run, tmp_path / "b", [6, 1, 4], QUICK, batch_size=64, device="cpu")
+    names = [f"{seed:06d}.png" for seed in (1, 4, 6)]
+    b, c = (load_pngs([folder / name for name in names]) for folder in (tmp_path / "b", seven))
+    assert same_but_for_rounding(b, c)
+
+
+def test_every_batch_is_full(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the last one would take other kernels, and its pictures depend on where the others end."""
+    sizes: list[int] = []
+    real = module.solve
+
+    def spied(denoise: Denoise, space: Space, seeds: Tensor, config: SampleConfig) -> Tensor:
+        sizes.append(len(seeds))
+        return real(denoise, space, seeds, config)
+
+    monkeypatch.setattr(module, "solve", spied)
+    generate(run, tmp_path / "out", range(7), QUICK, batch_size=3, device="cpu")
+    (tmp_path / "out" / "000004.png").unlink()
+    generate(run, tmp_path / "out", range(7), QUICK, batch_size=3, device="cpu")
+    assert sizes == [3, 3, 3, 3]
+
+
+def test_ranks_share_the_seeds(run: Path, seven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    counts = []
+    for rank in ("1", "0", "2"):
+        monkeypatch.setenv("RANK", rank)
+        generate(run, tmp_path / "out", range(7), QUICK, batch_size=2, device="cpu")
+        counts.append(len(drawn(tmp_path / "out")))
+    assert counts == [2, 5, 7]
+    assert drawn(tmp_path / "out") == drawn(seven)
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("WORLD_SIZE", "10")
+    generate(run, tmp_path / "few", range(7), QUICK, device="cpu")
+    assert drawn(tmp_path / "few") == {}
+
+
+def test_a_continued_run_draws_what_is_missing(run: Path, seven: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    generate(run, out, range(7), QUICK, batch_size=2, device="cpu")
+    kept = (out / "000002.png").stat().st_mtime_ns
+    (out / "000003.png").unlink()
+    (out / "000005.png").write_bytes((out / "000005.png").read_bytes()[:-20])
+    generate(run, out, range(7), QUICK, batch_size=2, device="cpu")
+    assert drawn(out) == drawn(seven)
+    assert (out / "000002.png").stat().st_mtime_ns == kept
+    generate(run, out, [5, 1234], QUICK, batch_size=2, device="cpu")
+    assert sorted(set(drawn(out)) - set(drawn(seven))) == ["001000/001234.png"]
+
+
+def test_sigkill_leaves_no_half_file_and_costs_little(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [str(run), "-o", str(out), "--seeds", "0-199", "--batch", "2", "--steps", "40", "--device", "cpu"]
+    command = [sys.executable, "-m", "ambient.cli", "sample", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        until = time.monotonic() + 60
+        while len(list(out.glob("*.png"))) < 6:
+            assert running.poll() is None, running.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        running.send_signal(signal.SIGKILL)
+    before = drawn(out)
+    assert 6 <= len(before) < 200
+    load_pngs(out / name for name in before)
+    seeds = range(len(before) + 3)
+    generate(run, out, seeds, SampleConfig(steps=40), batch_size=2, device="cpu")
+    generate(run, tmp_path / "undisturbed", seeds, SampleConfig(steps=40), batch_size=2, device="cpu")
+    assert drawn(out) == drawn(tmp_path / "undisturbed")
+    assert not list(out.rglob("*.partial"))
+
+
+def test_classes_take_turns(classes: Path, tmp_path: Path) -> None:
+    seeds = [0, 1, 5, 6]
+    for labels, expected in ((None, [0, 1, 2, 0]), ((2,), [2] * 4), ((2, 0), [2, 0, 0, 2])):
+        out = tmp_path / str(labels)
+        generate(classes, out, seeds, SampleConfig(steps=4, labels=labels), device="cpu")
+        found = load_pngs([out / f"{seed:06d}.png" for seed in seeds])
+        assert same_but_for_rounding(found, to_uint8(by_hand(loaded(classes), seeds, expected)))
+    assert drawn(tmp_path / "None")["000001.png"] != drawn(tmp_path / "(2,)")["000001.png"]
+
+
+def guided_by_hand(main: Trained, guide: Trained, guide_condition: Tensor | None, scale: float) -> Tensor:
+    told = torch.tensor([0, 1, 2])
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        worse = guide.denoiser(x, sigma, guide_condition)
+        return worse + scale * (main.denoiser(x, sigma, told) - worse)
+
+    return to_uint8(heun(denoise, initial_noise(torch.arange(3), main.space, 80.0), sigma_steps(4).float()))
+
+
+def test_guidance_by_the_class_none(classes: Path, tmp_path: Path) -> None:
+    generate(classes, tmp_path / "out", range(3), SampleConfig(steps=4, guidance=2.5), device="cpu")
+    found = load_pngs([tmp_path / f"out/{seed:06d}.png" for seed in range(3)])
+    main = loaded(classes)
+    assert same_but_for_rounding(found, guided_by_hand(main, main, None, 2.5))
+    assert not same_but_for_rounding(found, guided_by_hand(main, main, None, 1.0))
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_guidance_by_another_run(classes: Path, tmp_path: Path, num_classes: int) -> None:
+    """Unconditional, it hears no class; conditional, it hears the same one (autoguidance)."""
+    guide = write_run(tmp_path / "guide", num_classes=num_classes, seed=5)
+    config = SampleConfig(steps=4, guidance=2.0)
+    generate(classes, tmp_path / "out", range(3), config, guide=guide, device="cpu")
+    found = load_pngs([tmp_path / f"out/{seed:06d}.png" for seed in range(3)])
+    told = torch.tensor([0, 1, 2]) if num_classes else None
+    assert same_but_for_rounding(found, guided_by_hand(loaded(classes), loaded(guide), told, 2.0))
+
+
+def test_npz_of_two_ranks_is_that_of_one(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert generate(classes, tmp_path / "one.npz", [3, 1, 8, 4], QUICK, npz=True, device="cpu") == tmp_path / "one.npz"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    started = []
+    monkeypatch.setattr(module.time, "sleep", lambda _: started.append(rank(1)))
+
+    def rank(number: int) -> None:
+        monkeypatch.setenv("RANK", str(number))
+        generate(classes, tmp_path / "two.npz", [3, 1, 8, 4], QUICK, npz=True, device="cpu")
+
+    rank(0)  # waits for rank 1, which "arrives" then
+    assert len(started) == 1
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert one["arr_0"].shape == (4, 8, 8, 3)
+        assert np.abs(one["arr_0"].astype(int) - two["arr_0"]).max() <= 1
+        assert one["seed"].tolist() == two["seed"].tolist() == [3, 1, 8, 4]
+        assert one["label"].tolist() == two["label"].tolist() == [0, 1, 2, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.npz", "two.npz"]
+    written = (tmp_path / "two.npz").stat().st_mtime_ns
+    rank(0)
+    assert (tmp_path / "two.npz").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="other seeds"):
+        generate(classes, tmp_path / "two.npz", [3], QUICK, npz=True, device="cpu")
+
+
+def test_latents_go_into_an_npz_only(tmp_path: Path) -> None:
+    space = Space(resolution=8, channels=4, kind="latent", vae="some-vae")
+    run = write_run(tmp_path / "run", space=space)
+    with pytest.raises(UserError, match=r"latents of some-vae.*--npz"):
+        generate(run, tmp_path / "out", range(2), QUICK, device="cpu")
+    generate(run, tmp_path / "out.npz", range(2), QUICK, npz=True, device="cpu")
+    with np.load(tmp_path / "out.npz") as arrays:
+        expected = by_hand(loaded(run), [0, 1], None).permute(0, 2, 3, 1)
+        np.testing.assert_allclose(arrays["arr_0"], expected, rtol=1e-4, atol=1e-4)
+        assert arrays["label"].tolist() == [-1, -1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "run"]
+
+
+def refused(
+    match: str, run: Path, tmp_path: Path, seeds: list[int], guide: Path | None = None, **fields: object
+) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        generate(run, tmp_path / "out", seeds, SampleConfig(**fields), guide=guide, device="cpu")  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refusals(run: Path, classes: Path, tmp_path: Path) -> None:
+    two = write_run(tmp_path / "two", num_classes=2)
+    grey = write_run(tmp_path / "grey", space=Space(resolution=8, channels=1))
+    refused("no checkpoint yet", tmp_path / "none", tmp_path, [0])
+    refused("must be a seed", run, tmp_path, [])
+    refused("named twice", run, tmp_path, [1, 2, 1])
+    refused("seeds lie between", run, tmp_path, [-1])
+    refused("seeds lie between", run, tmp_path, [2**63])
+    refused("heun, euler", run, tmp_path, [0], solver="rk4")
+    refused("steps", run, tmp_path, [0], steps=0)
+    refused("must be a number", run, tmp_path, [0], guidance=float("nan"))
+    refused("trained without classes", run, tmp_path, [0], labels=(0,))
+    refused("no class 3", classes, tmp_path, [0], labels=(1, 3))
+    refused("no label", classes, tmp_path, [0], labels=())
+    refused("trained without classes.*--guide", run, tmp_path, [0], guidance=2.0)
+    refused("label_dropout", two, tmp_path, [0], guidance=2.0)
+    refused("changes nothing", run, tmp_path, [0], guide=two)
+    refused("cannot guide", run, tmp_path, [0], guide=grey, guidance=2.0)
+    refused("same or none", classes, tmp_path, [0], guide=two, guidance=2.0)
+
+
+def test_a_run_trained_with_label_dropout_can_be_guided(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path, labels=[0, 1] * 6)
+    network = UNetConfig(channels=8, multipliers=(1,), blocks=1)
+    for dropout in (0.0, 0.5):
+        config = TrainConfig(
+            num_images=16, batch_size=8, sample_count=2, num_classes=2, label_dropout=dropout, network=network
+        )
+        run = train(manifest, tmp_path / f"run{dropout}", config, device="cpu").parents[1]
+        assert loaded(run).trains_none == (dropout > 0)
+    generate(run, tmp_path / "out", range(4), SampleConfig(steps=2, guidance=3.0), device="cpu")
+    assert len(drawn(tmp_path / "out")) == 4
+
+
+def test_pictures_of_other_settings_are_not_mixed(run: Path, seven: Path) -> None:
+    before = drawn(seven)
+    with pytest.raises(UserError, match="steps = 4, not 5"):
+        generate(run, seven, range(9), SampleConfig(steps=5), device="cpu")
+    with pytest.raises(UserError, match="another checkpoint"):
+        generate(write_run(seven.with_name("other"), seed=9), seven, range(9), QUICK, device="cpu")
+    assert drawn(seven) == before
+
+
+def test_a_full_disk_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"disk that holds .* is full"):
+        generate(run, tmp_path / "out", range(2), QUICK, device="cpu")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sampling.json"]

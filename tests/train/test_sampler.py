@@ -11,7 +11,7 @@ import pytest
 import torch
 from ambient.schemas.errors import UserError
 from ambient.schemas.usable import BETA, beta_of, usable
-from ambient.train.sampler import MAX_UNCOVERED, Sampler, slots
+from ambient.train.sampler import MAX_UNCOVERED, LevelSampler, Sampler, slots
 from scipy import stats
 
 INF = math.inf
@@ -164,3 +164,36 @@ def test_agrees_with_sql_about_what_is_usable() -> None:
             found = connection.execute("SELECT count(*) FROM usable(?::DOUBLE)", [level]).fetchone()
             expected = int(s.usable_count(torch.tensor([level], dtype=torch.float64)))
             assert found == (expected,), level
+
+
+LEVELS = torch.logspace(-1.2, 1.2, 25)
+
+
+@pytest.mark.parametrize("mix", ["donut", "overlapping sets", "equal thresholds"])
+def test_of_given_levels_each_is_as_likely_and_every_draw_is_usable(mix: str) -> None:
+    sigma_min, sigma_max = (torch.tensor(t, dtype=torch.float32) for t in MIXES[mix])
+    s = LevelSampler(sigma_min, sigma_max, levels=LEVELS, seed=2)
+    rows, sigma = s.draw(torch.arange(50_000))
+    level = torch.searchsorted(LEVELS, sigma)
+    assert torch.equal(LEVELS[level], sigma)
+    allowed = usable_matrix(mix, sigma)
+    assert allowed[np.arange(len(rows)), rows.numpy()].all()
+    assert stats.chisquare(np.bincount(level.numpy(), minlength=25)).pvalue > 1e-3
+    for k in (0, 12, 24):
+        here = (level == k).numpy()
+        observed = np.bincount(rows.numpy()[here], minlength=len(sigma_min))[allowed[here][0]]
+        assert len(observed) == 1 or stats.chisquare(observed).pvalue > 1e-5
+
+
+def test_levels_that_no_picture_covers_are_refused() -> None:
+    thresholds = torch.tensor([1.0, 2.0]), torch.tensor([0.3, 0.2])
+    with pytest.raises(UserError, match=r"between sigma 0\.3162 and 1, .*leave those levels out"):
+        LevelSampler(*thresholds, levels=torch.tensor([0.1, 10**-0.5, 0.9, 1.0, 1.2]))
+    rows, sigma = LevelSampler(*thresholds, levels=torch.tensor([0.25, 1.5])).draw(torch.arange(100))
+    assert set(zip(rows.tolist(), sigma.tolist(), strict=True)) == {(0, 0.25), (0, 1.5)}
+
+
+@pytest.mark.parametrize("levels", [[], [0.0, 1.0], [1.0, INF], [-1.0], [math.nan]])
+def test_levels_are_above_zero_and_finite(levels: list[float]) -> None:
+    with pytest.raises(UserError, match="above 0 and finite"):
+        LevelSampler(torch.zeros(2), torch.zeros(2), levels=torch.tensor(levels))

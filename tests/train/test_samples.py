@@ -1,0 +1,121 @@
+"""Files of drawn pictures: names, what counts as complete, grids, and the npz."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ambient.schemas.errors import UserError
+from ambient.train.samples import check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
+from PIL import Image
+
+SETTINGS = {"solver": "heun", "labels": (1, 2), "checkpoint": "a"}
+
+
+def pictures(num: int, channels: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (num, channels, 4, 5), generator=generator, dtype=torch.uint8)
+
+
+def test_paths() -> None:
+    assert path_of(Path("x"), 42, ".png", nested=False) == Path("x/000042.png")
+    assert path_of(Path("x"), 12_345, ".npy", nested=True) == Path("x/012000/012345.npy")
+    assert path_of(Path("x"), 999, ".png", nested=True) == Path("x/000000/000999.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_files_hold_the_pictures(tmp_path: Path, channels: int) -> None:
+    some = pictures(3, channels)
+    paths = [path_of(tmp_path, seed, ".png", nested=True) for seed in range(3)]
+    for path, picture in zip(paths, some, strict=True):
+        save(path, picture)
+    assert torch.equal(load_pngs(paths), some)
+    assert find(tmp_path, 1, ".png") == paths[1]
+    assert find(tmp_path, 3, ".png") is None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_file_that_was_cut_short_is_not_complete(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = path_of(tmp_path, 7, suffix, nested=False)
+    save(path, pictures(1)[0])
+    assert find(tmp_path, 7, suffix) == path
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert find(tmp_path, 7, suffix) is None
+    path.write_bytes(b"\0" * len(data))
+    assert find(tmp_path, 7, suffix) is None
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "000001.png", pictures(1)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_grid_puts_pictures_row_by_row(tmp_path: Path) -> None:
+    numbers = torch.arange(1, 6, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    save_grid(tmp_path / "grid.png", numbers)
+    with Image.open(tmp_path / "grid.png") as image:
+        found = np.asarray(image)
+    assert found.shape == (6, 4, 3)
+    assert found[::2, ::2, 0].tolist() == [[1, 2], [3, 4], [5, 0]]
+    save_grid(tmp_path / "row.png", numbers, columns=5, zoom=2)
+    with Image.open(tmp_path / "row.png") as image:
+        found = np.asarray(image)
+    assert found.shape == (4, 20, 3)
+    assert found[0, ::4, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_npz_holds_the_files_in_their_order(tmp_path: Path, latent: bool) -> None:
+    some = torch.randn(4, 4, 8, 8) if latent else pictures(4)
+    paths = [path_of(tmp_path / "parts", seed, ".npy", nested=False) for seed in (5, 2, 9, 0)]
+    for path, picture in zip(paths, some, strict=True):
+        save(path, picture)
+    labels = torch.tensor([1, 2, 1, 2])
+    pack(tmp_path / "a.npz", paths, seeds=[5, 2, 9, 0], labels=labels, settings=SETTINGS)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert set(arrays) == {"arr_0", "seed", "label", "about"}
+        assert arrays["arr_0"].dtype == (np.float32 if latent else np.uint8)
+        assert np.array_equal(arrays["arr_0"], some.permute(0, 2, 3, 1).numpy())
+        assert arrays["seed"].tolist() == [5, 2, 9, 0]
+        assert arrays["label"].tolist() == [1, 2, 1, 2]
+        assert json.loads(str(arrays["about"])) == {**SETTINGS, "labels": [1, 2]}
+    check_packed(tmp_path / "a.npz", SETTINGS, [5, 2, 9, 0])
+    with pytest.raises(UserError, match="other seeds"):
+        check_packed(tmp_path / "a.npz", SETTINGS, [5, 2, 9])
+    with pytest.raises(UserError, match="solver = heun, not euler"):
+        check_packed(tmp_path / "a.npz", {**SETTINGS, "solver": "euler"}, [5, 2, 9, 0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "parts"]
+
+
+def test_an_npz_of_others_is_left_alone(tmp_path: Path) -> None:
+    np.savez(tmp_path / "b.npz", np.zeros(3))
+    (tmp_path / "c.npz").write_text("text")
+    for name in ("b.npz", "c.npz"):
+        with pytest.raises(UserError, match="not drawn by this command"):
+            check_packed(tmp_path / name, SETTINGS, [0])
+
+
+def test_a_folder_belongs_to_one_way_of_drawing(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for _ in range(2):
+        claim(folder, SETTINGS)
+    assert [path.name for path in folder.iterdir()] == ["sampling.json"]
+    with pytest.raises(UserError, match="from another checkpoint"):
+        claim(folder, {**SETTINGS, "checkpoint": "b"})
+    with pytest.raises(UserError, match=r"labels = \[1, 2\], not None"):
+        claim(folder, {**SETTINGS, "labels": None})
+
+
+def test_a_folder_with_other_pictures_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"")
+    with pytest.raises(UserError, match="not drawn by this command"):
+        claim(tmp_path, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]

@@ -1,0 +1,153 @@
+"""Where drawn pictures are written: a file per seed, whole or not at all, grids to look at, and one npz of all."""
+
+import io
+import json
+import uuid
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..curate.manifest import replacing
+from ..schemas.errors import UserError
+from .config import first_difference
+from .files import write_whole
+
+FOLDER_SIZE = 1000
+"""Most pictures that lie in one folder."""
+
+_SETTINGS = "sampling.json"
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG file
+
+Settings = dict[str, Any]
+"""What decides how the picture of a seed looks, as JSON."""
+
+
+def claim(folder: Path, settings: Settings) -> None:
+    """Make the folder, and write down with which settings its pictures are drawn.
+
+    Raises UserError where it holds pictures drawn with others: they must not be mixed.
+    """
+    holds_some = any(folder.glob("*.png")) or any(folder.glob("*.npy"))
+    path = folder / _SETTINGS
+    if not path.exists():
+        if holds_some:
+            raise UserError(f"{folder} holds pictures that were not drawn by this command: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = folder / f"{uuid.uuid4().hex}.json"  # several processes may be here at once
+        write_whole(mine, json.dumps(settings, indent=1).encode())
+        mine.replace(path)
+    _check_same(folder, json.loads(path.read_text()), settings)
+
+
+def path_of(folder: Path, seed: int, suffix: str, *, nested: bool) -> Path:
+    """``000042.png``, or nested ``000000/000042.png``. suffix: ``.png`` or ``.npy``."""
+    name = f"{seed:06d}{suffix}"
+    return folder / f"{seed - seed % FOLDER_SIZE:06d}" / name if nested else folder / name
+
+
+def find(folder: Path, seed: int, suffix: str) -> Path | None:
+    """The complete file of a seed, nested or not, or None."""
+    paths = (path_of(folder, seed, suffix, nested=nested) for nested in (False, True))
+    return next((path for path in paths if path.exists() and _is_complete(path)), None)
+
+
+def save(path: Path, picture: Tensor) -> None:
+    """Write a picture (C, H, W): uint8 with C = 1 or 3 as ``.png``, or anything as ``.npy``, which holds (H, W, C)."""
+    path.parent.mkdir(exist_ok=True)
+    # Not flushed to disk one by one, which can take longer than drawing them: ``find`` looks whether they are whole.
+    write_whole(path, _png(picture) if path.suffix == ".png" else _npy(picture), synced=False)
+
+
+def save_grid(path: Path, pictures: Tensor, *, columns: int | None = None, zoom: int = 1) -> None:
+    """Write (N, C, H, W) uint8 as one PNG, row by row; cells left over are black.
+
+    columns: by default as near to a square grid as N allows. zoom: screen pixels per pixel and side.
+    """
+    num, channels, height, width = pictures.shape
+    columns = columns or max(1, round(num**0.5))
+    lines = -(-num // columns)
+    grid = pictures.new_zeros(lines * columns, channels, height, width)
+    grid[:num] = pictures
+    grid = grid.view(lines, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    grid = grid.reshape(channels, lines * height, columns * width)
+    write_whole(path, _png(grid.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)))
+
+
+def load_pngs(paths: Iterable[Path]) -> Tensor:
+    """(N, C, H, W) uint8 of PNG files of one size."""
+    arrays = []
+    for path in paths:
+        with Image.open(path) as image:
+            arrays.append(np.atleast_3d(np.asarray(image)))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def pack(npz: Path, paths: Sequence[Path], *, seeds: Sequence[int], labels: Tensor, settings: Settings) -> None:
+    """Write an npz, whole or not at all: ``arr_0`` of these ``.npy`` files, ``seed``, ``label`` and ``about``.
+
+    labels: (N,) int64. One file at a time is in memory. Raises UserError when the disk is full.
+    """
+    first = np.load(paths[0])
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (len(paths), *first.shape)}
+    about = np.array(json.dumps(settings))
+    more: dict[str, npt.NDArray[Any]] = {"seed": np.array(seeds, np.int64), "label": labels.numpy(), "about": about}
+    with replacing(npz) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for path in paths:
+                file.write(np.load(path).tobytes())
+        for name, array in more.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def check_packed(npz: Path, settings: Settings, seeds: Sequence[int]) -> None:
+    """Raise UserError unless this npz holds these seeds, drawn with these settings."""
+    try:
+        with np.load(npz) as arrays:
+            saved, about = arrays["seed"].tolist(), json.loads(str(arrays["about"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{npz} exists and was not drawn by this command: choose another file") from error
+    _check_same(npz, about, settings)
+    if saved != list(seeds):
+        raise UserError(f"{npz} exists and holds other seeds: choose another file")
+
+
+def _check_same(where: Path, saved: Settings, asked: Settings) -> None:
+    difference = first_difference(saved, json.loads(json.dumps(asked)))  # through JSON: tuples become lists
+    if difference is None:
+        return
+    key, before, now = difference
+    how = f"from another {key}" if key in ("checkpoint", "guide") else f"with {key} = {before}, not {now}"
+    raise UserError(f"{where} holds pictures drawn {how}: choose another place for these")
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether the file was not cut short, by a power cut say."""
+    if path.suffix == ".png":
+        return path.read_bytes().endswith(_PNG_END)
+    try:
+        np.load(path)
+    except (ValueError, EOFError):
+        return False
+    return True
+
+
+def _png(picture: Tensor) -> bytes:
+    array = picture.permute(1, 2, 0).cpu().numpy()
+    data = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(data, "png")
+    return data.getvalue()
+
+
+def _npy(picture: Tensor) -> bytes:
+    data = io.BytesIO()
+    np.save(data, np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy()))
+    return data.getvalue()

@@ -1,0 +1,66 @@
+"""A trained denoiser, from the newest checkpoint of a run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..schemas.errors import UserError
+from ..schemas.space import Space
+from .checkpoint import checksum_of, newest
+from .config import TrainConfig
+from .device import autocast
+from .precondition import Denoiser
+from .solvers import Denoise
+from .state import build_denoiser, load_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """denoiser: with averaged weights, on its device. config, space: those of the run.
+
+    trains_none: whether the run trained the class "none". checksum: of the averaged weights.
+    """
+
+    run: Path
+    denoiser: Denoiser
+    config: TrainConfig
+    space: Space
+    trains_none: bool
+    checksum: str
+
+
+def load_trained(run: Path, device: torch.device, *, warn: Callable[[str], None]) -> Trained:
+    """The averaged denoiser of a run. warn: told of a damaged checkpoint that was passed over.
+
+    Raises UserError where the run has no checkpoint.
+    """
+    found = newest(run, parts=("ema0",), warn=warn)
+    if found is None:
+        raise UserError(f"{run} has no checkpoint yet: train with `ambient train MANIFEST -o {run}`")
+    folder, checkpoint = found
+    config = TrainConfig.from_json(checkpoint.about["config"])
+    space = Space.from_json(checkpoint.about["space"])
+    denoiser = build_denoiser(config, space).to(device).eval().requires_grad_(False)
+    load_weights(denoiser, checkpoint.parts["ema0"])
+    return Trained(
+        run=run,
+        denoiser=denoiser,
+        config=config,
+        space=space,
+        trains_none=checkpoint.about.get("trains_none", False),
+        checksum=checksum_of(folder, "ema0"),
+    )
+
+
+def told(denoiser: Denoiser, condition: Tensor | None, config: TrainConfig) -> Denoise:
+    """The denoiser as solvers call it, told these classes (N,) int64, or None for "none", in the run's precision."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        with autocast(x.device, config.precision):
+            out: Tensor = denoiser(x, sigma.to(x.device), condition)
+        return out
+
+    return denoise
