@@ -1,0 +1,143 @@
+"""Several processes train together on CPUs: the same weights as one, whatever is spread over them, and clear ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from ambient.schemas.errors import UserError
+from ambient.train import checkpoint
+from ambient.train.config import TrainConfig
+from ambient.train.loop import check_world, train
+from ambient.train.networks.unet import UNetConfig
+from ambient.train.state import parts_of
+from ambient.train.world import World
+from small_pool import write_pool
+
+CONFIG = TrainConfig(
+    num_images=96,
+    batch_size=8,
+    warmup_images=8,
+    log_images=24,
+    sample_images=48,
+    snapshot_images=48,
+    sample_count=2,
+    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
+)
+
+SCRIPT = """
+import sys, time, torch
+from dataclasses import replace
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_world import CONFIG
+from ambient.schemas.errors import UserError
+from ambient.train.loop import train
+manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
+for name in sys.argv[4:]:
+    config, stop = CONFIG, lambda: False
+    if name == "fsdp":
+        config = replace(CONFIG, sharding="fsdp")
+    if name == "slow":
+        config, stop = replace(CONFIG, num_images=8000), lambda: bool(time.sleep(0.02))
+    try:
+        train(manifest, out / name, config, device="cpu", stop=stop)
+    except UserError as error:
+        sys.exit(f"UserError: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pool(tmp_path_factory.mktemp("world"))
+
+
+def start(manifest: Path, *runs: str, size: int = 2) -> list[subprocess.Popen[str]]:
+    """The processes that torchrun would start, each training these runs in turn."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    here = Path(__file__)
+    processes = []
+    for rank in range(size):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{here.parent}:{here.parents[1]}",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": port,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(size),
+        }
+        command = [sys.executable, "-c", SCRIPT, str(here.parent), str(manifest), str(manifest.parent), *runs]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    return processes
+
+
+def assert_close_runs(a: Path, b: Path) -> None:
+    """The same newest checkpoint up to the order of sums."""
+    left, right = (checkpoint.read(checkpoint.folders(run)[-1], parts_of(CONFIG)) for run in (a, b))
+    assert left.num_images == right.num_images == 96
+    for part in ("weights", "ema0", "ema1"):
+        for name, tensor in left.parts[part].items():
+            torch.testing.assert_close(tensor, right.parts[part][name], rtol=1e-3, atol=2e-4)
+
+
+def test_two_processes_reach_what_one_does_and_any_number_continues(manifest: Path) -> None:
+    alone = manifest.parent / "alone"
+    train(manifest, alone, CONFIG, device="cpu")
+    half = manifest.parent / "half"
+    steps = iter(range(100))
+    train(manifest, half, CONFIG, device="cpu", stop=lambda: next(steps) == 6)
+    assert checkpoint.folders(half)[-1].name == "000000000048"
+    processes = start(manifest, "two", "fsdp", "half")
+    for process in processes:
+        _, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error
+    for name in ("two", "fsdp", "half"):
+        assert_close_runs(manifest.parent / name, alone)
+        assert sorted(p.name for p in (manifest.parent / name / "samples").iterdir()) == sorted(
+            p.name for p in (alone / "samples").iterdir()
+        )
+    lines = {
+        name: [json.loads(line) for line in (manifest.parent / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("alone", "two", "fsdp")
+    }
+    for name in ("two", "fsdp"):
+        for one, other in zip(lines["alone"], lines[name], strict=True):
+            assert one["images"] == other["images"]
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            assert one["by_use"].keys() == other["by_use"].keys()
+    steps = iter(range(100))
+    continued = replace(CONFIG, sharding="fsdp")  # what FSDP wrote, one process reads
+    assert train(manifest, manifest.parent / "fsdp", continued, device="cpu").name == "000000000096"
+
+
+def test_a_killed_process_ends_the_others_in_one_line_and_harms_no_checkpoint(manifest: Path) -> None:
+    first, second = start(manifest, "slow")
+    run = manifest.parent / "slow"
+    deadline = time.monotonic() + 120
+    while not checkpoint.folders(run):
+        assert first.poll() is None, first.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
+    _, error = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "UserError: another process of this run has ended" in error
+    for folder in checkpoint.folders(run):
+        checkpoint.read(folder, parts_of(CONFIG))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match="batch_size 8 is not a multiple of the 3 processes"):
+        check_world(CONFIG, World(rank=0, size=3, device=torch.device("cpu")))
