@@ -55,11 +55,19 @@ class Sampler:
         above = sigma_min.double().cpu() * beta
         below = sigma_max.double().cpu()
         everywhere = below > above
-        self._above, self._row_above = torch.where(everywhere, -1.0, above).sort(stable=True)
-        self._below, self._row_below = torch.where(everywhere, 0.0, below).sort(stable=True)
-        self.uncovered = self._find_uncovered()
+        above, below = torch.where(everywhere, -1.0, above), torch.where(everywhere, 0.0, below)
+        # Levels are float32, and one is above a bound exactly if it is above the float32 at or below that bound.
+        floor = above.float()
+        floor = torch.where(floor.double() > above, torch.nextafter(floor, torch.tensor(-math.inf)), floor)
+        self._above, self._row_above = _sorted(floor, floor < math.inf)
+        self._below, self._row_below = _sorted(below.float(), below > 0)
+        self.uncovered = self._find_uncovered(low=float(below.max()), high=float(above.min()))
         if self.uncovered.share > MAX_UNCOVERED:
             raise UserError(_no_picture(self.uncovered, self._remedy))
+
+    def tensors(self) -> list[Tensor]:
+        """What is kept per picture: 8 bytes for each bound that is not trivial."""
+        return [self._above, self._row_above, self._below, self._row_below]
 
     def draw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """indices: (B,) int64 global indices of training pictures. Returns rows (B,) int64 and sigma (B,) float32."""
@@ -73,12 +81,12 @@ class Sampler:
         return rows, sigma
 
     def usable_count(self, sigma: Tensor) -> Tensor:
-        """How many pictures are usable at each sigma (B,), compared in float64. Returns (B,) int64."""
+        """How many pictures are usable at each sigma (B,) float32, exactly. Returns (B,) int64."""
         high, low = self._counts(sigma)
         return high + low
 
     def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        level = sigma.double()
+        level = sigma.float()
         high = torch.searchsorted(self._above, level, side="left")
         low = len(self._below) - torch.searchsorted(self._below, level, side="right")
         return high, low
@@ -90,7 +98,9 @@ class Sampler:
         k = torch.minimum((u * count).long(), count - 1)
         from_below = len(self._row_below) - 1 - (k - high)
         last = len(self._row_above) - 1
-        return torch.where(k < high, self._row_above[k.clamp(max=last)], self._row_below[from_below.clamp(0, last)])
+        lowest = len(self._row_below) - 1
+        rows = torch.where(k < high, self._row_above[k.clamp(max=last)], self._row_below[from_below.clamp(0, lowest)])
+        return rows.long()
 
     def _sigma(self, u: Tensor) -> Tensor:
         """Inverse CDF of the training density without the uncovered levels, rounded to float32.
@@ -109,8 +119,7 @@ class Sampler:
             sigma = torch.where(inside & (sigma.double() >= middle), _float_above(gap.high), sigma)
         return sigma
 
-    def _find_uncovered(self) -> Uncovered:
-        low, high = float(self._below[-1]), float(self._above[0])
+    def _find_uncovered(self, low: float, high: float) -> Uncovered:
         return Uncovered(low=low, high=high, share=max(0.0, self._cdf(high) - self._cdf(low)))
 
     def _cdf(self, sigma: float) -> float:
@@ -144,11 +153,20 @@ class LevelSampler(Sampler):
     def _sigma(self, u: Tensor) -> Tensor:
         return self._levels[(u * len(self._levels)).long().clamp(max=len(self._levels) - 1)]
 
-    def _find_uncovered(self) -> Uncovered:
+    def _find_uncovered(self, low: float, high: float) -> Uncovered:  # noqa: ARG002
+        """Of a list, the levels themselves are asked, not the bounds."""
         bare = self._levels[self.usable_count(self._levels) == 0].double()
         if len(bare) == 0:
             return Uncovered(low=math.inf, high=-math.inf, share=0.0)
         return Uncovered(low=float(bare.min()), high=float(bare.max()), share=len(bare) / len(self._levels))
+
+
+def _sorted(bounds: Tensor, matters: Tensor) -> tuple[Tensor, Tensor]:
+    """The bounds that matter, at least one, in ascending order, and the pictures' numbers as small integers."""
+    rows = matters.nonzero()[:, 0] if matters.any() else torch.zeros(1, dtype=torch.int64)
+    values, order = bounds[rows].sort(stable=True)
+    numbers = rows[order]
+    return values, numbers.int() if len(bounds) < 2**31 else numbers
 
 
 def slots(start: int, num: int, *, rank: int = 0, world_size: int = 1) -> Tensor:
