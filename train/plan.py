@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..schemas.space import Space
 from .batches import conditions
 from .config import TrainConfig
 from .loop import build_sampler
 from .monitor import BAND_EDGES, band_names
+from .networks.kinds import build_network
+from .precondition import Denoiser
 from .rows import read_rows
-from .state import build_denoiser
+from .state import weights_bytes
 
 _DRAWS = 1 << 16  # sigmas by which usable pictures are averaged over a band
 
@@ -22,13 +27,15 @@ def describe(manifest: Path, config: TrainConfig, *, roots: dict[str, str] | Non
 
     ``bands``: per band of noise levels its share of training, the mean number of pictures usable there, and how often
     each would be seen. ``clean_repeats``: how often a picture usable everywhere is seen in the whole run.
+    ``memory_gib``: of one GPU with all weights on it: ``weights`` with their gradients, moments and averages, and
+    ``activations``, at most: without compilation, which saves about two thirds of them.
     ``uncovered_share``: of the training density, where no picture is usable.
     Raises UserError where ``train`` would refuse before its first step.
     """
     rows = read_rows(manifest, resolution=config.resolution, roots=roots)
     conditions(rows, config.num_classes)
     sampler = build_sampler(rows, config)
-    denoiser = build_denoiser(config, rows.space)
+    parameters, activations = _size(config, rows.space)
     _, sigma = sampler.draw(torch.arange(_DRAWS))
     usable = sampler.usable_count(sigma).double()
     edges = [0.0, *BAND_EDGES, math.inf]
@@ -42,9 +49,36 @@ def describe(manifest: Path, config: TrainConfig, *, roots: dict[str, str] | Non
         "config": config.to_json(),
         "space": str(rows.space),
         "pictures": len(rows),
-        "parameters": sum(weight.numel() for weight in denoiser.parameters()),
+        "parameters": parameters,
+        "memory_gib": {
+            "weights": round(weights_bytes(parameters, config) / 2**30, 2),
+            "activations": round(activations * (config.micro_batch or config.batch_size) / 2**30, 2),
+        },
         "steps": config.num_steps,
         "bands": bands,
         "clean_repeats": sum(band["repeats"] for band in bands.values()),
         "uncovered_share": sampler.uncovered.share,
     }
+
+
+def _size(config: TrainConfig, space: Space) -> tuple[int, float]:
+    """Number of weights, and bytes of activations that one picture keeps until backward(), without making any."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        memory = tensor.untyped_storage()
+        kept[memory._cdata] = memory.nbytes()
+        return tensor
+
+    with FakeTensorMode():
+        network = build_network(
+            config.network, channels=space.channels, resolution=space.resolution, num_classes=config.num_classes
+        )
+        denoiser = Denoiser(network, sigma_data=space.sigma_data)
+        weights = {weight.untyped_storage()._cdata for weight in denoiser.parameters()}
+        condition = torch.zeros(2, dtype=torch.int64) if config.num_classes else None
+        half = torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "fp32")
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), half:
+            output = denoiser(torch.zeros(2, *space.shape), torch.ones(2), condition)
+    activations = sum(size for memory, size in kept.items() if memory not in weights) / len(output)
+    return sum(weight.numel() for weight in denoiser.parameters()), activations

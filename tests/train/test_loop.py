@@ -12,6 +12,7 @@ import pytest
 import torch
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
+from ambient.schemas.space import Space
 from ambient.train import checkpoint
 from ambient.train.config import TrainConfig
 from ambient.train.loop import train
@@ -19,7 +20,7 @@ from ambient.train.monitor import band_names
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.plan import describe
 from ambient.train.run import Progress, spoken
-from ambient.train.state import parts_of
+from ambient.train.state import build_denoiser, parts_of
 from small_pool import write_pool
 
 CONFIG = TrainConfig(
@@ -230,6 +231,10 @@ def test_describe_counts_what_training_would_see(tmp_path: Path) -> None:
     plan = describe(write_pool(tmp_path), CONFIG)
     assert (plan["pictures"], plan["steps"], plan["uncovered_share"]) == (12, 30, 0.0)
     assert list(plan["bands"]) == band_names()
+    assert plan["parameters"] == sum(
+        w.numel() for w in build_denoiser(CONFIG, Space(resolution=8, channels=1)).parameters()
+    )
+    assert plan["memory_gib"]["weights"] == round(plan["parameters"] * 24 / 2**30, 2)
     assert plan["bands"]["0-0.1"]["usable"] == 4  # the clean ones
     assert plan["bands"]["1-3"]["usable"] == 12
     assert sum(band["share"] for band in plan["bands"].values()) == pytest.approx(1)
