@@ -161,6 +161,9 @@ def sample(
     ] = None,
     guidance: Annotated[float, typer.Option(help="Strength of guidance; 1 is none.")] = 1.0,
     guide: Annotated[Path | None, typer.Option(help="Run to guide by; default: the same, without a class.")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Length of the average of the weights, such as 0.07; any will do.")
+    ] = None,
     solver: Annotated[Solver, typer.Option(help="heun (second order) or euler.")] = "heun",
     steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1)] = 18,
     batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
@@ -177,7 +180,7 @@ def sample(
     from .train.generate import SampleConfig, generate
 
     classes = None if labels is None else tuple(_numbers(labels, "--labels"))
-    config = SampleConfig(solver=solver, steps=steps, guidance=guidance, labels=classes)
+    config = SampleConfig(solver=solver, steps=steps, guidance=guidance, ema_std=ema, labels=classes)
     generate(
         run,
         npz or out,

@@ -39,12 +39,15 @@ class SampleConfig:
     """How to draw pictures.
 
     solver, steps: a name in ``solvers.SOLVERS`` and its number of steps. guidance: G of ``guidance.py``, 1 for none.
+    ema_std: length of the average of the weights (arXiv 2312.02696, section 3), rebuilt from those stored; None for the
+    first that the run kept.
     labels: classes that the seeds take in turn: seed s has labels[s mod their number]; None for all of the run's.
     """
 
     solver: Literal["heun", "euler"] = "heun"
     steps: int = NUM_STEPS
     guidance: float = 1.0
+    ema_std: float | None = None
     labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -87,7 +90,7 @@ def generate(
     reporter = reporter if reporter and rank == 0 else Reporter(quiet=True)
     _check_seeds(seeds, batch_size)
     where = device_of_process(device)
-    main = load_trained(run, where, warn=reporter.warn)
+    main = load_trained(run, where, warn=reporter.warn, ema_std=config.ema_std)
     other = load_trained(guide, where, warn=reporter.warn) if guide else None
     if main.space.kind == "latent" and not npz:
         raise UserError(f"{run} draws {main.space}, and there is no decoder to make pictures of them: use --npz FILE")

@@ -12,6 +12,7 @@ from ..schemas.space import Space
 from .checkpoint import checksum_of, newest
 from .config import TrainConfig
 from .device import autocast
+from .ema import reconstruct
 from .precondition import Denoiser
 from .solvers import Denoise
 from .state import build_denoiser, load_weights
@@ -32,8 +33,12 @@ class Trained:
     checksum: str
 
 
-def load_trained(run: Path, device: torch.device, *, warn: Callable[[str], None]) -> Trained:
+def load_trained(
+    run: Path, device: torch.device, *, warn: Callable[[str], None], ema_std: float | None = None
+) -> Trained:
     """The averaged denoiser of a run. warn: told of a damaged checkpoint that was passed over.
+
+    ema_std: length of the average, rebuilt from the stored ones; None for the first that the run kept.
 
     Raises UserError where the run has no checkpoint.
     """
@@ -44,7 +49,11 @@ def load_trained(run: Path, device: torch.device, *, warn: Callable[[str], None]
     config = TrainConfig.from_json(checkpoint.about["config"])
     space = Space.from_json(checkpoint.about["space"])
     denoiser = build_denoiser(config, space).to(device).eval().requires_grad_(False)
-    load_weights(denoiser, checkpoint.parts["ema0"])
+    weights = checkpoint.parts["ema0"]
+    if ema_std is not None:
+        rebuilt = reconstruct(run, ema_std, num_images=checkpoint.num_images)
+        weights = {**weights, **{name: rebuilt[name] for name, _ in denoiser.named_parameters()}}  # buffers stay
+    load_weights(denoiser, weights)
     return Trained(
         run=run,
         denoiser=denoiser,

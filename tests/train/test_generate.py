@@ -12,14 +12,15 @@ import torch
 from ambient.curate.images import to_uint8
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
+from ambient.train import checkpoint, ema
 from ambient.train import generate as module
 from ambient.train.config import TrainConfig
-from ambient.train.generate import SampleConfig, generate, initial_noise
+from ambient.train.generate import SampleConfig, generate, initial_noise, solve
 from ambient.train.loop import train
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.samples import load_pngs
 from ambient.train.solvers import Denoise, heun, sigma_steps
-from ambient.train.trained import Trained, load_trained
+from ambient.train.trained import Trained, load_trained, told
 from PIL import Image
 from small_pool import write_pool
 from torch import Tensor
@@ -302,3 +303,20 @@ def test_a_full_disk_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"disk that holds .* is full"):
         generate(run, tmp_path / "out", range(2), QUICK, device="cpu")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["sampling.json"]
+
+
+def test_pictures_of_an_average_of_another_length(tmp_path: Path) -> None:
+    """The length that was stored gives its own weights again, but for half precision; another gives others."""
+    run = write_run(tmp_path / "run")
+    averages = checkpoint.read(checkpoint.folders(run)[-1], ("ema0", "ema1")).parts
+    for part, std in (("ema0", 0.05), ("ema1", 0.1)):
+        ema.store(run, 100, std, averages[part])
+    seeds = torch.arange(2)
+    pictures = {}
+    for std in (None, 0.05, 0.1):
+        trained = load_trained(run, CPU, warn=print, ema_std=std)
+        pictures[std] = solve(told(trained.denoiser, None, trained.config), trained.space, seeds, SampleConfig())
+    torch.testing.assert_close(pictures[0.05], pictures[None], rtol=0.02, atol=0.02)
+    assert float((pictures[0.1] - pictures[None]).abs().max()) > 0.1
+    with pytest.raises(UserError, match="must lie in"):
+        load_trained(run, CPU, warn=print, ema_std=0.9)
