@@ -1,12 +1,13 @@
 """The folder of a run: where it continues, and what is written into it when."""
 
+import fcntl
 import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
@@ -88,12 +89,25 @@ class Run:
         self._clock, self._logged, self._saved = time.monotonic(), 0, -1
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ambient-checkpoint")
         self._writing: Future[Path] | None = None
+        self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> "Run":
+        """Take the folder: raises UserError where another program trains in it."""
+        if self._world.is_first:
+            with writing(self.out):
+                self.out.mkdir(parents=True, exist_ok=True)
+                self._lock = (self.out / "lock").open("ab")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._lock.close()
+                raise UserError(f"another run is training in {self.out}: wait for it or choose another -o") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self._writer.shutdown(wait=True)
+        if self._lock is not None:
+            self._lock.close()
 
     def say(self, message: str) -> None:
         self._report(Progress(message=message, total=self.total))

@@ -189,6 +189,15 @@ def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.Captu
     assert lines[3:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
 
 
+def test_two_runs_in_one_folder_refuse_each_other(manifest: Path, tmp_path: Path) -> None:
+    def again() -> bool:
+        with pytest.raises(UserError, match="another run is training in"):
+            train(manifest, tmp_path / "run", CONFIG, device="cpu")
+        return True
+
+    assert train(manifest, tmp_path / "run", CONFIG, device="cpu", stop=again).name == "000000000000"
+
+
 def test_conditional_training_runs(tmp_path: Path) -> None:
     manifest = write_pool(tmp_path, labels=[0, 1, None] * 4)
     config = replace(CONFIG, num_images=16, num_classes=2)
