@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ CONFIG = TrainConfig(
 )
 
 SCRIPT = """
-import sys, time, torch
+import os, sys, time, torch
 from dataclasses import replace
 from pathlib import Path
 torch.set_num_threads(1)
@@ -42,7 +43,8 @@ from test_world import CONFIG
 from ambient.schemas.errors import UserError
 from ambient.train.loop import train
 manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
-for name in sys.argv[4:]:
+for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True):
+    os.environ["MASTER_PORT"] = port
     config, stop = CONFIG, lambda: False
     if name == "fsdp":
         config = replace(CONFIG, sharding="fsdp")
@@ -60,11 +62,17 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pool(tmp_path_factory.mktemp("world"))
 
 
+def free_ports(num: int) -> list[str]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [str(one.getsockname()[1]) for one in sockets]
+
+
 def start(manifest: Path, *runs: str, size: int = 2) -> list[subprocess.Popen[str]]:
     """The processes that torchrun would start, each training these runs in turn."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    ports = ",".join(free_ports(len(runs)))  # a port of its own for each run, or one would meet the end of the last
     here = Path(__file__)
     processes = []
     for rank in range(size):
@@ -72,7 +80,7 @@ def start(manifest: Path, *runs: str, size: int = 2) -> list[subprocess.Popen[st
             **os.environ,
             "PYTHONPATH": f"{here.parent}:{here.parents[1]}",
             "MASTER_ADDR": "localhost",
-            "MASTER_PORT": port,
+            "PORTS": ports,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(size),
