@@ -116,6 +116,23 @@ def sql(
 
 
 @app.command()
+def report(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    root: Root = None,
+) -> None:
+    """Write one page that shows what a manifest says: thresholds, coverage, curves, and pictures at their trust levels.
+
+    It is one file that needs no network; of a large pool it holds the numbers and a sample of the pictures.
+
+    Example: ambient report manifest.parquet -o report.html
+    """
+    from .curate.report.page import report as write_report
+
+    write_report(manifest, out, roots=_pairs(root))
+
+
+@app.command()
 def train(
     manifest: Annotated[Path, typer.Argument(help="A manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],

@@ -40,13 +40,13 @@ def print_table(table: pa.Table) -> None:
 
 def to_csv(table: pa.Table) -> str:
     """The table as CSV with a header; null is empty, a list is JSON."""
-    rows = ([_json(v) if isinstance(v, list | dict) else v for v in row.values()] for row in _rows(table))
+    rows = ([json_text(v) if isinstance(v, list | dict) else v for v in row.values()] for row in _rows(table))
     return "".join(map(_csv_line, [table.column_names, *rows]))
 
 
 def to_json_lines(table: pa.Table) -> str:
     """One JSON object per row. Infinity is 1e999, which is valid JSON and reads back as infinity; NaN is null."""
-    return "".join(_json(row) + "\n" for row in _rows(table))
+    return "".join(json_text(row) + "\n" for row in _rows(table))
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -61,11 +61,12 @@ def _csv_line(values: list[Any]) -> str:
     return out.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A value as strict JSON: infinity is 1e999, NaN is null."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_json(str(k))}: {_json(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{json_text(str(k))}: {json_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):  # tuples: the entries of a map
-        return "[" + ", ".join(map(_json, value)) + "]"
+        return "[" + ", ".join(map(json_text, value)) + "]"
     if isinstance(value, Decimal):  # what DuckDB's sum() of integers is
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..curate.images import U8, Unusable, decode, fit, to_unit, unusable
 from ..curate.parallel import map_in_order
-from ..curate.uris import Roots, read_bytes
+from ..curate.uris import Roots, read_bytes, relocated
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
 from ..schemas.space import Space
@@ -54,9 +54,7 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
     """
     metadata = read_metadata(manifest)
     _check_space(metadata.space, resolution, manifest)
-    if unknown := sorted(set(roots or {}) - set(metadata.roots)):
-        known = ", ".join(sorted(metadata.roots))
-        raise UserError(f"{manifest} has no root named {unknown[0]!r}: its roots are {known}")
+    where = relocated(metadata.roots, roots or {}, str(manifest))
     table = pq.read_table(manifest, columns=_COLUMNS)
     table = table.filter(pc.equal(table["status"].cast(pa.string()), "ok"))
     if table.num_rows == 0:
@@ -67,7 +65,7 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
     labels = torch.from_numpy(columns["label"].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64))
     return Rows(
         space=metadata.space,
-        roots={**metadata.roots, **(roots or {})},
+        roots=where,
         uris=columns["uri"].to_pylist(),
         ids=ids,
         sigma_min=sigma_min,
