@@ -92,24 +92,37 @@ def annotate(
 @app.command()
 def sql(
     manifest: Annotated[Path, typer.Argument(help="A manifest.")],
-    query: Annotated[str, typer.Argument(help="One SQL statement (DuckDB).")],
+    query: Annotated[str | None, typer.Argument(help="One SQL statement (DuckDB); none: a prompt.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result: .parquet or .csv.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="name=value of $name in the query; repeatable.")] = None,
 ) -> None:
     """Ask a manifest. Views: manifest, by_source, coverage; table macro: usable(sigma).
 
-    A query sees the manifest only, and cannot write.
+    A query sees the manifest only, and cannot write. Without a query, in a terminal, comes a prompt with completion and
+    history; else the statement is read from stdin. A parameter's value is JSON where it can be, else text.
 
-    Example: ambient sql manifest.parquet "SELECT source, count(*), median(sigma_min) FROM manifest GROUP BY ALL"
+    Example: ambient sql manifest.parquet 'SELECT source, count(*) FROM usable($s) GROUP BY ALL' --param s=0.5
     """
+    from .curate.query import parameter
     from .curate.query import query as ask
-    from .curate.tables import print_table, to_csv, to_json_lines
+    from .curate.tables import print_table, to_csv, to_json_lines, write_result
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word, as it ends cat
-    if csv and as_json:
-        raise UserError("--csv and --json are two formats: give one of them")
-    table = ask(manifest, query)
-    if csv or as_json:
+    if csv + as_json + (out is not None) > 1:
+        raise UserError("--csv, --json and -o say where the result goes: give one of them")
+    if out is not None and out.resolve() == manifest.resolve():
+        raise UserError(f"{out} is the manifest itself: name another file")
+    if query is None and sys.stdin.isatty():
+        from .curate.prompt import prompt
+
+        prompt(manifest)
+        return
+    table = ask(manifest, sys.stdin.read() if query is None else query, dict(map(parameter, param or [])))
+    if out is not None:
+        write_result(table, out)
+    elif csv or as_json:
         sys.stdout.write(to_csv(table) if csv else to_json_lines(table))
     else:
         print_table(table)
