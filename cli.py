@@ -146,6 +146,28 @@ def report(
 
 
 @app.command()
+def show(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Pictures, as the manifest names them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+) -> None:
+    """Print what a manifest knows of a picture: where it may be used, its scores, and its curve p_clean(sigma).
+
+    Example: ambient show manifest.parquet cats/0001.jpg
+    """
+    from .curate.show import pictures, print_picture
+    from .curate.tables import to_json_lines
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    metadata, table = pictures(manifest, uris)
+    if as_json:
+        sys.stdout.write(to_json_lines(table))
+        return
+    for row in table.to_pylist():
+        print_picture(row, metadata)
+
+
+@app.command()
 def train(
     manifest: Annotated[Path, typer.Argument(help="A manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from ..schemas.errors import UserError
@@ -87,6 +88,12 @@ def parameter(setting: str) -> tuple[str, Any]:
         return name, json.loads(text)
     except ValueError:
         return name, text
+
+
+def rows_of(manifest: Path, uris: pa.Array, columns: list[str] | None = None) -> pa.Table:
+    """Columns, or all, of the rows with these uris, in the manifest's order. Streams: all curves would not fit."""
+    wanted = pc.field("uri").isin(uris)
+    return ds.dataset(manifest).to_table(columns=columns, filter=wanted, batch_readahead=2, fragment_readahead=1)
 
 
 def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:

@@ -41,7 +41,7 @@ def print_table(table: pa.Table) -> None:
 
 def for_people(table: pa.Table, width: int) -> Table:
     """Columns side by side, numbers to the right; where they do not fit, each row as a list of its columns."""
-    cells = [[_shown(value) for value in row.values()] for row in table.to_pylist()]
+    cells = [[shown(value) for value in row.values()] for row in table.to_pylist()]
     columns = [[name, *(row[i][:_FOLD] for row in cells)] for i, name in enumerate(table.column_names)]
     longest = [max(map(len, column)) for column in columns]
     view = Table(box=None, header_style="bold", pad_edge=False)
@@ -116,12 +116,12 @@ def json_text(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _shown(value: Any) -> str:
-    """Four significant digits, null as nothing, control characters escaped."""
+def shown(value: Any) -> str:
+    """A value for people: four significant digits, null as nothing, control characters escaped."""
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return f"[{', '.join(_shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
+        return f"[{', '.join(shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))

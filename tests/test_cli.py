@@ -192,6 +192,25 @@ def test_sql_errors_are_one_line(run: Callable, manifest: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.parquet"]
 
 
+def test_show(run: Callable, manifest: Path) -> None:
+    code, out, err = run("show", manifest, "[red]b.png", "a.png")
+    assert (code, err) == (0, "")
+    assert out.startswith("[red]b.png\n  used at noise levels above 0.577\n")
+    assert "\na.png\n" in out
+    code, out, _ = run("show", manifest, "x.png", "--json")
+    assert (code, json.loads(out)["status"]) == (0, "unreadable")
+    assert "no picture 'none.png'" in one_line(run("show", manifest, "none.png"))
+
+
+def test_report(run: Callable, manifest: Path, tmp_path: Path) -> None:
+    code, out, err = run("report", manifest, "-o", tmp_path / "report.html")
+    assert (code, out) == (0, "")
+    assert "could not be read" in err
+    assert "5 pictures" in err
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert "no root named" in one_line(run("report", manifest, "-o", tmp_path / "b.html", "--root", "x=/"))
+
+
 def test_debug_shows_the_traceback() -> None:
     quiet, loud = ambient("annotate", "/nowhere"), ambient("annotate", "/nowhere", "--debug")
     assert quiet.returncode == 2

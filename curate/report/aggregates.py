@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from ...schemas.usable import BETA
-from ..query import run
+from ..query import rows_of, run
 from ..threshold import crossing, isotonic
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def curves(connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[f
     clean, other: (L,) mean over all clean pictures, and over all others, or None.
     """
     sizes, chosen = _choose_curves(connection)
-    table = picked(manifest, chosen["uri"], ["uri", "p_clean"])
+    table = rows_of(manifest, chosen["uri"].combine_chunks(), ["uri", "p_clean"])
     table = table.filter(pc.equal(pc.list_value_length(table["p_clean"]), len(grid)))
     at = pc.index_in(table["uri"], value_set=chosen["uri"].combine_chunks())
     panel = chosen["panel"].take(at).to_numpy()
@@ -154,12 +153,6 @@ def curves(connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[f
             found = {"sampled": len(mine), "mean": mean, "p10": p10, "p90": p90, "crossing": sigma}
             panels.append({**{k: size[k] for k in ("name", "role", "pictures")}, **found})
     return {"panels": panels, "clean": _overall(panels, "clean"), "other": _overall(panels, "pool")}
-
-
-def picked(manifest: Path, uris: pa.ChunkedArray, columns: list[str] | None = None) -> pa.Table:
-    """Columns, or all, of the rows with these uris, in the manifest's order. Streams: all curves would not fit."""
-    wanted = pc.field("uri").isin(uris.combine_chunks())
-    return ds.dataset(manifest).to_table(columns=columns, filter=wanted, batch_readahead=2, fragment_readahead=1)
 
 
 def _choose_curves(connection: "duckdb.DuckDBPyConnection") -> tuple[list[dict[str, Any]], pa.Table]:

@@ -18,9 +18,9 @@ from ..images import U8, Unusable, decode, fit, to_uint8, to_unit, unusable
 from ..noise import Purpose, names_of, normals
 from ..parallel import map_in_order
 from ..pool import content_id
+from ..query import rows_of
 from ..threshold import isotonic
 from ..uris import Roots, read_bytes
-from .aggregates import picked
 
 MAX_SIDE = 128
 """Of an embedded picture. Of a larger one the centre is cut out: shrinking it would remove noise."""
@@ -110,7 +110,7 @@ def _thumb(pixels: U8) -> NDArray[np.float64]:
 
 
 def _rows(uris: list[str], manifest: Path) -> dict[str, Row]:
-    table = picked(manifest, pa.chunked_array([pa.array(uris, pa.string())]))
+    table = rows_of(manifest, pa.array(uris, pa.string()))
     return {row["uri"]: row for row in table.to_pylist()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from ambient.curate.query import connect, locked, matching, parameter, query, run, run_stoppable
+from ambient.curate.query import connect, locked, matching, parameter, query, rows_of, run, run_stoppable
 from ambient.schemas.errors import UserError
 from manifests import rows, write
 
@@ -168,6 +168,13 @@ def test_columns_of_a_join_have_distinct_names(manifest: Path) -> None:
     assert len(set(table.column_names)) == 4
     assert table.column_names[0] == "a"
     assert [column[0].as_py() for column in table.columns] == [1, 2, 3, 4]
+
+
+def test_rows_of(manifest: Path) -> None:
+    wanted = pa.array(["0000004.png", "0000002.png", "none.png"])
+    expected = query(manifest, "FROM manifest WHERE uri IN ('0000002.png', '0000004.png')")
+    assert rows_of(manifest, wanted).to_pylist() == expected.to_pylist()
+    assert rows_of(manifest, wanted, ["uri"]).to_pydict() == {"uri": ["0000002.png", "0000004.png"]}
 
 
 def test_parameters_are_values_never_sql(manifest: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from ambient.curate.query import connect
 from ambient.curate.report import aggregates
-from ambient.curate.report.aggregates import NUM_BINS, curves, groups, number_groups, picked, statuses, totals
+from ambient.curate.report.aggregates import NUM_BINS, curves, groups, number_groups, statuses, totals
 from ambient.schemas.usable import usable
 from manifests import METADATA, rows, write
 
@@ -155,12 +155,6 @@ def test_large_panels_are_sampled_without_bias(tmp_path: Path, monkeypatch: pyte
     assert panel["pictures"] == 8000
     np.testing.assert_allclose(panel["mean"], 0.4 + rise, atol=0.02)
     assert panel["crossing"] == pytest.approx(math.exp(0.5), rel=0.2)
-
-
-def test_picked_rows(table: pa.Table, tmp_path: Path, connection: "DuckDBPyConnection") -> None:
-    wanted = ["0000007.png", "0000003.png", "none.png"]
-    found = picked(tmp_path / "m.parquet", pa.chunked_array([wanted]), ["uri", "source"])
-    assert found.to_pylist() == table.select(["uri", "source"]).take([3, 7]).to_pylist()
 
 
 def test_no_usable_picture(tmp_path: Path) -> None:
