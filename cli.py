@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -245,6 +246,30 @@ def corrupt(
     corruptions = [parse(kind) for kind in kinds or DEFAULT_KINDS]
     table = run_corruption(pool, out, corruptions=corruptions, fraction=fraction, seed=seed, workers=workers)
     Reporter().say(f"wrote {len(table):,} rows to {out / 'corruption.parquet'}")
+
+
+@app.command()
+def doctor(
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Look at this machine, its GPUs, packages and weights, and check on a small task that it computes what it should.
+
+    Takes about ten seconds; exit code 1 when something is wrong.
+
+    Example: ambient doctor
+    """
+    from .train.doctor import doctor as examine
+    from .train.doctor import print_checks
+
+    checks = examine(device=device)
+    if as_json:
+        for check in checks:
+            typer.echo(json.dumps(asdict(check)))
+    else:
+        print_checks(checks)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
 
 
 @app.command()

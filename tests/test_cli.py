@@ -90,12 +90,13 @@ def test_examples_are_accepted_by_the_parser(
 ) -> None:
     """Up to the first thing that is missing: the pool, the manifest, the run."""
     monkeypatch.chdir(tmp_path)
-    if name == "demo":
-        monkeypatch.setattr("ambient.train.demo.demo", lambda *_, **__: None)
+    if name in (takes_long := {"demo": None, "doctor": []}):
+        monkeypatch.setattr(f"ambient.train.{name}.{name}", lambda *_, **__: takes_long[name])
+        monkeypatch.setattr("ambient.train.doctor.print_checks", lambda _: None)
     words = shlex.split(re.search(r"Example: ambient (.*)", inspect.getdoc(COMMANDS[name]))[1])
     code, _, err = run(*words)
     assert "Usage" not in err
-    assert code == (0 if name == "demo" else 2)
+    assert code == (0 if name in takes_long else 2)
 
 
 def test_help_is_light_and_fast() -> None:
@@ -209,6 +210,19 @@ def test_report(run: Callable, manifest: Path, tmp_path: Path) -> None:
     assert "5 pictures" in err
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert "no root named" in one_line(run("report", manifest, "-o", tmp_path / "b.html", "--root", "x=/"))
+
+
+def test_doctor(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ambient.train.doctor import Check
+
+    good, bad = (Check(group="g", name=str(ok), value="v", ok=ok, advice="do this") for ok in (True, False))
+    monkeypatch.setattr("ambient.train.doctor.doctor", lambda device: [good])
+    assert run("doctor")[0] == 0
+    monkeypatch.setattr("ambient.train.doctor.doctor", lambda device: [good, bad])
+    code, out, _ = run("doctor")
+    assert (code, out.splitlines()[-1]) == (1, "False: do this")
+    code, out, _ = run("doctor", "--json")
+    assert [json.loads(line)["ok"] for line in out.splitlines()] == [True, False]
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -135,7 +135,7 @@ def _place(num_bytes: int, device: torch.device) -> torch.device:
     """Where so many bytes of pictures fit: the device, else the host."""
     if device.type == "cuda" and num_bytes <= _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return device
-    if num_bytes <= _DEVICE_SHARE * (host := _host_memory()):
+    if num_bytes <= _DEVICE_SHARE * (host := host_memory()):
         return torch.device("cpu")
     raise UserError(
         f"the decoded pictures take {num_bytes / 2**30:.1f} GiB, more than half of this machine's "
@@ -143,7 +143,7 @@ def _place(num_bytes: int, device: torch.device) -> torch.device:
     )
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
     """Bytes that can be had without swapping."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

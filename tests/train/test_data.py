@@ -83,7 +83,7 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_with_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = read_rows(write_pool(tmp_path))
-    monkeypatch.setattr(data, "_host_memory", lambda: 1000)
+    monkeypatch.setattr(data, "host_memory", lambda: 1000)
     with pytest.raises(UserError, match="GiB"):
         load_pictures(rows, CPU)
 
