@@ -20,12 +20,13 @@ _REFERENCES = 96
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gallery:
-    """Some pictures with something in common, in order. key: for the page; note: one sentence or two."""
+    """Some pictures in order. key: for the page; note: what they have in common; score: what they are chosen by."""
 
     key: str
     title: str
     note: str
     uris: list[str]
+    score: str | None = None
 
 
 def choose(connection: "duckdb.DuckDBPyConnection") -> list[Gallery]:
@@ -109,15 +110,17 @@ def _extremes(connection: "duckdb.DuckDBPyConnection", name: str) -> list[Galler
             connection, f"SELECT uri FROM manifest WHERE {where} ORDER BY {order}, hash(uri) LIMIT {_EXTREMES}"
         )
 
-    return [
-        Gallery(key=f"best {name}", title=f"{name}: best", note=f"Highest {name}.", uris=first(f"{column} DESC")),
-        Gallery(
-            key=f"border {name}",
-            title=f"{name}: border",
-            note=f"Around {name} = {border:.4g}, above which the best tenth lies.",
-            uris=first(f"abs({column} - {border!r}::DOUBLE)"),
+    about = {
+        "best": (f"Highest {name}.", f"{column} DESC"),
+        "border": (
+            f"Around {name} = {border:.4g}, above which the best tenth lies.",
+            f"abs({column} - {border!r}::DOUBLE)",
         ),
-        Gallery(key=f"worst {name}", title=f"{name}: worst", note=f"Lowest {name}.", uris=first(column)),
+        "worst": (f"Lowest {name}.", column),
+    }
+    return [
+        Gallery(key=f"{word} {name}", title=f"{name}: {word}", note=note, uris=first(order), score=name)
+        for word, (note, order) in about.items()
     ]
 
 

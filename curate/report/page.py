@@ -22,7 +22,7 @@ from .aggregates import curves, groups, number_groups, statuses, totals
 from .gallery import choose, clean_references, score_columns
 from .views import MAX_SIDE, pictures
 
-PARTS = {"style": "page.css", "charts": "charts.js", "script": "page.js"}
+PARTS = {"style": "page.css", "charts": "charts.js", "gallery": "gallery.js", "script": "page.js"}
 _DIGITS = 5  # significant, of the numbers on the page
 
 
@@ -48,7 +48,7 @@ def report(manifest: Path, out: Path, *, roots: Roots | None = None, reporter: R
 
 
 def contents(manifest: Path, moved: Roots) -> dict[str, Any]:
-    """All that the page knows, as JSON values; charts.js and page.js read it."""
+    """All that the page knows, as JSON values; the scripts read it."""
     metadata = read_metadata(manifest)
     roots = relocated(metadata.roots, moved, str(manifest))
     measured = len(metadata.sigma_grid) > 1
@@ -74,7 +74,8 @@ def contents(manifest: Path, moved: Roots) -> dict[str, Any]:
     trusted = {uri for gallery in galleries if gallery.key == "trust" for uri in gallery.uris}
     number = {uri: i for i, uri in enumerate(uris)}
     data["galleries"] = [
-        {"key": g.key, "title": g.title, "note": g.note, "pictures": [number[uri] for uri in g.uris]} for g in galleries
+        {"key": g.key, "title": g.title, "note": g.note, "score": g.score, "pictures": [number[uri] for uri in g.uris]}
+        for g in galleries
     ]
     data["pictures"] = pictures(uris, trusted, references, manifest, metadata, roots)
     return data
