@@ -1,27 +1,34 @@
 """The report of a million rows, and SQL over ten million. Run: ``python benchmarks/report.py FOLDER``.
 
-FOLDER gets two synthetic manifests (2.4 GB) and keeps them for the next time.
+FOLDER gets two synthetic manifests (2.4 GB) and the pictures that the report shows, and keeps them for the next time.
 """
 
 import argparse
+import io
 import os
 import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import skimage.data
 from ambient import __version__
-from ambient.curate.query import query
+from ambient.curate.pool import content_id
+from ambient.curate.query import connect, query
+from ambient.curate.report.aggregates import number_groups
+from ambient.curate.report.gallery import choose, clean_references
 from ambient.curate.threshold import sigma_grid
 from ambient.schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata, manifest_schema
 from ambient.schemas.space import Space
+from PIL import Image
 
-GRID = sigma_grid()
+GRID, SIDE, CROPS = sigma_grid(), 128, 64
 SCORES = ["sharpness", "unblocked"]
 SOURCES = [f"source-{i:03d}" for i in range(300)]
 REPORT_ROWS, SQL_ROWS = 1_000_000, 10_000_000
@@ -29,12 +36,24 @@ GROUP_BY = "SELECT source, count(*), avg(sharpness), median(sigma_min) FROM mani
 USABLE = "SELECT source, count(*) FROM usable(0.5) GROUP BY source"
 
 
+@cache
+def photographs() -> list[bytes]:
+    """JPEG files of 64 crops of a photograph, twice as large as the space."""
+    photograph = Image.fromarray(skimage.data.astronaut())
+    files = []
+    for i in range(CROPS):
+        left, top = 256 * (i % 8) // 7, 256 * (i // 8) // 7
+        photograph.crop((left, top, left + 2 * SIDE, top + 2 * SIDE)).save(out := io.BytesIO(), "JPEG", quality=90)
+        files.append(out.getvalue())
+    return files
+
+
 def write(path: Path, num: int) -> Path:
     """A manifest of num rows: 10 % clean, 2 % unusable, logistic curves that rise to 0.5 around sigma_min."""
     if path.exists() and pq.read_metadata(path).num_rows == num:
         return path
     metadata = Metadata(
-        space=Space(resolution=64),
+        space=Space(resolution=SIDE),
         roots={"pool": "/no/such/pool"},
         fingerprint="0" * 32,
         package_version=__version__,
@@ -60,9 +79,10 @@ def rows(start: int, num: int, schema: pa.Schema) -> pa.Table:
     offsets = pa.array(np.arange(num + 1, dtype=np.int32) * len(GRID))
     p_clean[clean] = 1 - p_clean[clean]
     sigma[clean] = 0
+    ids = [content_id(data) for data in photographs()]
     columns = {
         "uri": [f"{SOURCES[s]}/{start + i:08d}.jpg" for i, s in enumerate(source)],
-        "id": [random.bytes(16).hex() for _ in range(num)],
+        "id": [ids[(start + i) % CROPS] for i in range(num)],
         "source": np.array(SOURCES)[source],
         "width": random.integers(64, 2048, num),
         "height": random.integers(64, 2048, num),
@@ -92,14 +112,26 @@ def rows(start: int, num: int, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def report(manifest: Path, out: Path) -> tuple[float, float]:
-    """Seconds and largest resident memory (GB) of ``ambient report``, in a process of its own."""
+def write_shown(manifest: Path, pool: Path) -> None:
+    """Write the pictures that the report will show; the others are never read."""
+    with connect(manifest) as connection:
+        number_groups(connection)
+        uris = [uri for gallery in choose(connection) for uri in gallery.uris] + clean_references(connection)
+    for uri in uris:
+        (pool / uri).parent.mkdir(parents=True, exist_ok=True)
+        (pool / uri).write_bytes(photographs()[int(Path(uri).stem) % CROPS])
+
+
+def report(manifest: Path, out: Path, pool: Path) -> str:
+    """Seconds, largest resident memory and size of ``ambient report``, in a process of its own."""
+    command = [sys.executable, "-m", "ambient.cli", "report", str(manifest), "-o", str(out), "--root", f"pool={pool}"]
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "ambient.cli", "report", str(manifest), "-o", str(out)])
+    process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit("ambient report failed")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+    memory, size = usage.ru_maxrss * 1024 / 1e9, out.stat().st_size / 1e6
+    return f"{time.perf_counter() - start:.1f} s, {memory:.2f} GB, {size:.1f} MB"
 
 
 def main() -> None:
@@ -109,9 +141,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     small, large = write(folder / "1m.parquet", REPORT_ROWS), write(folder / "10m.parquet", SQL_ROWS)
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, duckdb {duckdb.__version__}")
-    seconds, memory = report(small, folder / "report.html")
-    size = (folder / "report.html").stat().st_size / 1e6
-    print(f"report of {REPORT_ROWS:,} rows: {seconds:.1f} s, {memory:.2f} GB, {size:.1f} MB")
+    write_shown(small, folder / "pool")
+    for manifest in (small, large):
+        print(f"report of {manifest.name}: {report(manifest, folder / 'report.html', folder / 'pool')}")
     for sql in (GROUP_BY, USABLE):
         times = []
         for _ in range(3):

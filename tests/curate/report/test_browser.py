@@ -14,6 +14,8 @@ import torch
 from ambient.curate.report.page import report
 from ambient.train.sampler import Sampler
 from hostile_pool import HOSTILE, SCRIPT, write_hostile_pool
+from manifests import rows, write
+from small_pool import write_pool
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -239,6 +241,35 @@ def test_everything_that_can_be_used_has_a_name(page: "Page") -> None:
             .map((e) => e.outerHTML.slice(0, 80))"""
     )
     assert unnamed == []
+
+
+@pytest.mark.parametrize("kind", ["fixed", "unusable", "empty", "one", "never"])
+def test_manifests_with_little_in_them(browser: "Browser", tmp_path: Path, kind: str) -> None:
+    none = {"sigma_min": None, "sigma_max": None, "p_clean": None}
+    manifest = (
+        write_pool(tmp_path)
+        if kind == "fixed"
+        else write(
+            tmp_path / "m.parquet",
+            {
+                "unusable": rows(3, status="unreadable", reason="gone", **none),
+                "empty": rows(0),
+                "one": rows(1, label=7, sigma_max=0.05),
+                "never": rows(4, sigma_min=math.inf, sigma_min_hi=math.inf),
+            }[kind],
+        )
+    )
+    opened = Opened(browser, report(manifest, tmp_path / "report.html"))
+    said = {
+        "fixed": "Half of the 8 usable pictures outside the clean set can be trained on from noise level 0.58 up.",
+        "unusable": "No picture outside the clean set can be used.",
+        "empty": "No picture outside the clean set can be used.",
+        "one": "Half of the 1 usable pictures outside the clean set can be trained on from noise level 1.15 up.",
+        "never": "Noise cannot fix more than half of the 4 usable pictures outside the clean set.",
+    }
+    assert opened.page.locator("#lead").inner_text() == said[kind]
+    assert opened.page.locator("#facts dd").count() == 8
+    opened.close()
 
 
 def test_a_pool_that_is_gone(browser: "Browser", manifest: Path, tmp_path: Path) -> None:
