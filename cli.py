@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -93,27 +94,79 @@ def annotate(
 @app.command()
 def sql(
     manifest: Annotated[Path, typer.Argument(help="A manifest.")],
-    query: Annotated[str, typer.Argument(help="One SQL statement (DuckDB).")],
+    query: Annotated[str | None, typer.Argument(help="One SQL statement (DuckDB); none: a prompt.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result: .parquet or .csv.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="name=value of $name in the query; repeatable.")] = None,
 ) -> None:
     """Ask a manifest. Views: manifest, by_source, coverage; table macro: usable(sigma).
 
-    A query sees the manifest only, and cannot write.
+    A query sees the manifest only, and cannot write. Without a query, in a terminal, comes a prompt with completion and
+    history; else the statement is read from stdin. A parameter's value is JSON where it can be, else text.
 
-    Example: ambient sql manifest.parquet "SELECT source, count(*), median(sigma_min) FROM manifest GROUP BY ALL"
+    Example: ambient sql manifest.parquet 'SELECT source, count(*) FROM usable($s) GROUP BY ALL' --param s=0.5
     """
+    from .curate.query import parameter
     from .curate.query import query as ask
-    from .curate.tables import print_table, to_csv, to_json_lines
+    from .curate.tables import print_table, to_csv, to_json_lines, write_result
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word, as it ends cat
-    if csv and as_json:
-        raise UserError("--csv and --json are two formats: give one of them")
-    table = ask(manifest, query)
-    if csv or as_json:
+    if csv + as_json + (out is not None) > 1:
+        raise UserError("--csv, --json and -o say where the result goes: give one of them")
+    if out is not None and out.resolve() == manifest.resolve():
+        raise UserError(f"{out} is the manifest itself: name another file")
+    if query is None and sys.stdin.isatty():
+        from .curate.prompt import prompt
+
+        prompt(manifest)
+        return
+    table = ask(manifest, sys.stdin.read() if query is None else query, dict(map(parameter, param or [])))
+    if out is not None:
+        write_result(table, out)
+    elif csv or as_json:
         sys.stdout.write(to_csv(table) if csv else to_json_lines(table))
     else:
         print_table(table)
+
+
+@app.command()
+def report(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    root: Root = None,
+) -> None:
+    """Write one page that shows what a manifest says: thresholds, coverage, curves, and pictures at their trust levels.
+
+    It is one file that needs no network; of a large pool it holds the numbers and a sample of the pictures.
+
+    Example: ambient report manifest.parquet -o report.html
+    """
+    from .curate.report.page import report as write_report
+
+    write_report(manifest, out, roots=_pairs(root))
+
+
+@app.command()
+def show(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Pictures, as the manifest names them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+) -> None:
+    """Print what a manifest knows of a picture: where it may be used, its scores, and its curve p_clean(sigma).
+
+    Example: ambient show manifest.parquet cats/0001.jpg
+    """
+    from .curate.show import pictures, print_picture
+    from .curate.tables import to_json_lines
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    metadata, table = pictures(manifest, uris)
+    if as_json:
+        sys.stdout.write(to_json_lines(table))
+        return
+    for row in table.to_pylist():
+        print_picture(row, metadata)
 
 
 @app.command()
@@ -219,6 +272,30 @@ def corrupt(
     corruptions = [parse(kind) for kind in kinds or DEFAULT_KINDS]
     table = run_corruption(pool, out, corruptions=corruptions, fraction=fraction, seed=seed, workers=workers)
     Reporter().say(f"wrote {len(table):,} rows to {out / 'corruption.parquet'}")
+
+
+@app.command()
+def doctor(
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Look at this machine, its GPUs, packages and weights, and check on a small task that it computes what it should.
+
+    Takes about ten seconds; exit code 1 when something is wrong.
+
+    Example: ambient doctor
+    """
+    from .train.doctor import doctor as examine
+    from .train.doctor import print_checks
+
+    checks = examine(device=device)
+    if as_json:
+        for check in checks:
+            typer.echo(json.dumps(asdict(check)))
+    else:
+        print_checks(checks)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,10 +1,13 @@
 """SQL over a manifest by DuckDB. A query sees the manifest and nothing else: no other file, no network, no settings."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from ..schemas.errors import UserError
@@ -40,26 +43,57 @@ def locked() -> "duckdb.DuckDBPyConnection":
     return duckdb.connect(":memory:", config=_LOCKED)
 
 
-def query(manifest: Path, sql: str) -> pa.Table:
+def query(manifest: Path, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
     """Result of one statement; of columns that share a name the later ones are numbered, as in ``uri_1``.
 
-    Raises UserError with DuckDB's own message when it is wrong or not allowed.
+    parameters: values of ``$name`` in the statement. Raises UserError with DuckDB's own message when it is wrong or not
+    allowed. What a signal handler raises stops it.
     """
     with connect(manifest) as connection:
-        return run(connection, sql)
+        return run_stoppable(connection, sql, parameters)
 
 
-def run(connection: "duckdb.DuckDBPyConnection", sql: str) -> pa.Table:
+def run_stoppable(
+    connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None
+) -> pa.Table:
+    """``run`` in a thread, so that what a signal handler raises here stops it: DuckDB may look for signals too late."""
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(run, connection, sql, parameters)
+        try:
+            return result.result()
+        finally:
+            if not result.done():
+                connection.interrupt()
+
+
+def run(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
     """Result of a statement as an Arrow table; see ``query``."""
     import duckdb
 
     try:
         if (count := len(connection.extract_statements(sql))) != 1:
             raise UserError(f"SQL: one statement is needed, not {count}")
-        result = connection.sql(sql)
+        result = connection.sql(sql, params=parameters)
         return _distinct_names(result.to_arrow_table()) if result is not None else pa.table({})
     except duckdb.Error as error:
         raise UserError(f"SQL: {' '.join(str(error).split())}") from error
+
+
+def parameter(setting: str) -> tuple[str, Any]:
+    """Name and value of ``name=value``: the value as JSON where it is, such as a number or a list, else as text."""
+    name, equals, text = setting.partition("=")
+    if not equals or not name.isidentifier():
+        raise UserError(f"a parameter is written name=value, such as s=0.5 for $s in the query, not {setting!r}")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def rows_of(manifest: Path, uris: pa.Array, columns: list[str] | None = None) -> pa.Table:
+    """Columns, or all, of the rows with these uris, in the manifest's order. Streams: all curves would not fit."""
+    wanted = pc.field("uri").isin(uris)
+    return ds.dataset(manifest).to_table(columns=columns, filter=wanted, batch_readahead=2, fragment_readahead=1)
 
 
 def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:

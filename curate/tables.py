@@ -6,47 +6,89 @@ import json
 import math
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from ..schemas.errors import UserError
+from .manifest import replacing
 
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 
 MAX_ROWS = 60
 """A table shows this many; CSV and JSON give all."""
 
+_FOLD = 24  # a cell may be folded to this many characters before rows are shown as lists
+
 
 def print_table(table: pa.Table) -> None:
-    """Print a table for people, numbers to the right, at most 60 rows."""
+    """Print a table for people, at most 60 rows, on stdout."""
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, width=10_000)  # never fold what another program reads
     if table.num_columns == 0:
         return
-    view = Table(box=None, header_style="bold", pad_edge=False)
-    for field in table.schema:
-        numeric = any(is_kind(field.type) for is_kind in _NUMBERS)
-        view.add_column(escape(field.name), justify="right" if numeric else "left", overflow="fold")
-    for row in table.slice(0, MAX_ROWS).to_pylist():
-        view.add_row(*(escape(_shown(row[name])) for name in table.column_names))
-    console.print(view)
+    console.print(for_people(table.slice(0, MAX_ROWS), console.width))
     if len(table) > MAX_ROWS:
         more = f"... {len(table) - MAX_ROWS:,} more rows: add --csv or --json for all, or a LIMIT"
         Console(stderr=True, highlight=False).print(more)
 
 
+def for_people(table: pa.Table, width: int) -> Table:
+    """Columns side by side, numbers to the right; where they do not fit, each row as a list of its columns."""
+    cells = [[shown(value) for value in row.values()] for row in table.to_pylist()]
+    columns = [[name, *(row[i][:_FOLD] for row in cells)] for i, name in enumerate(table.column_names)]
+    longest = [max(map(len, column)) for column in columns]
+    view = Table(box=None, header_style="bold", pad_edge=False)
+    if sum(longest) + 2 * len(longest) > width:
+        return _as_lists(view, table.column_names, cells)
+    for field in table.schema:
+        numeric = any(is_kind(field.type) for is_kind in _NUMBERS)
+        view.add_column(escape(field.name), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        view.add_row(*map(escape, row))
+    return view
+
+
+def _as_lists(view: Table, names: list[str], cells: list[list[str]]) -> Table:
+    view.show_header = False
+    view.add_column(style="bold")
+    view.add_column(overflow="fold")
+    for number, row in enumerate(cells):
+        if number:
+            view.add_row()
+        for name, cell in zip(names, row, strict=True):
+            view.add_row(escape(name), escape(cell))
+    return view
+
+
+def write_result(table: pa.Table, path: Path) -> None:
+    """Write a table as Parquet or CSV, as the file's name says, whole or not at all. Raises UserError for others."""
+    if table.num_columns == 0:
+        raise UserError(f"the statement has no result: nothing to write to {path}")
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise UserError(f"{path} must end in .parquet or .csv, which says how to write it")
+    with replacing(path) as partial:
+        if path.suffix.lower() == ".parquet":
+            pq.write_table(table, partial, compression="zstd")
+        else:
+            partial.write_text(to_csv(table), encoding="utf-8", newline="")
+
+
 def to_csv(table: pa.Table) -> str:
     """The table as CSV with a header; null is empty, a list is JSON."""
-    rows = ([_json(v) if isinstance(v, list | dict) else v for v in row.values()] for row in _rows(table))
+    rows = ([json_text(v) if isinstance(v, list | dict) else v for v in row.values()] for row in _rows(table))
     return "".join(map(_csv_line, [table.column_names, *rows]))
 
 
 def to_json_lines(table: pa.Table) -> str:
     """One JSON object per row. Infinity is 1e999, which is valid JSON and reads back as infinity; NaN is null."""
-    return "".join(_json(row) + "\n" for row in _rows(table))
+    return "".join(json_text(row) + "\n" for row in _rows(table))
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -61,11 +103,12 @@ def _csv_line(values: list[Any]) -> str:
     return out.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A value as strict JSON: infinity is 1e999, NaN is null."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_json(str(k))}: {_json(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{json_text(str(k))}: {json_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):  # tuples: the entries of a map
-        return "[" + ", ".join(map(_json, value)) + "]"
+        return "[" + ", ".join(map(json_text, value)) + "]"
     if isinstance(value, Decimal):  # what DuckDB's sum() of integers is
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -73,12 +116,12 @@ def _json(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _shown(value: Any) -> str:
-    """Four significant digits, null as nothing, control characters escaped."""
+def shown(value: Any) -> str:
+    """A value for people: four significant digits, null as nothing, control characters escaped."""
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return f"[{', '.join(_shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
+        return f"[{', '.join(shown(v) for v in value[:4])}{', ...' if len(value) > 4 else ''}]"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))

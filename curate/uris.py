@@ -17,6 +17,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 
+from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
 
 Roots = dict[str, str]
@@ -56,6 +57,13 @@ def split_uri(uri: str, roots: Roots) -> tuple[str, str, str | None]:
         if len(bangs[1]) == 1:
             return root, _unescape(rest[: bangs.start()]), rest[bangs.end() + 1 :]
     return root, _unescape(rest), None
+
+
+def relocated(roots: Roots, moved: Roots, manifest: str) -> Roots:
+    """The roots of a manifest, some of which lie elsewhere now. Raises UserError for a name that it does not have."""
+    if unknown := sorted(set(moved) - set(roots)):
+        raise UserError(f"{manifest} has no root named {unknown[0]!r}: its roots are {', '.join(sorted(roots))}")
+    return {**roots, **moved}
 
 
 def is_archive(path: str) -> bool:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from ambient import __version__, cli
 from ambient.schemas.errors import UserError
@@ -89,12 +90,13 @@ def test_examples_are_accepted_by_the_parser(
 ) -> None:
     """Up to the first thing that is missing: the pool, the manifest, the run."""
     monkeypatch.chdir(tmp_path)
-    if name == "demo":
-        monkeypatch.setattr("ambient.train.demo.demo", lambda *_, **__: None)
+    if name in (takes_long := {"demo": None, "doctor": []}):
+        monkeypatch.setattr(f"ambient.train.{name}.{name}", lambda *_, **__: takes_long[name])
+        monkeypatch.setattr("ambient.train.doctor.print_checks", lambda _: None)
     words = shlex.split(re.search(r"Example: ambient (.*)", inspect.getdoc(COMMANDS[name]))[1])
     code, _, err = run(*words)
     assert "Usage" not in err
-    assert code == (0 if name == "demo" else 2)
+    assert code == (0 if name in takes_long else 2)
 
 
 def test_help_is_light_and_fast() -> None:
@@ -146,12 +148,81 @@ def test_sql_csv_and_json(run: Callable, manifest: Path) -> None:
     assert found[2]["uri"] == "c\nd.png"
 
 
+def test_sql_parameters_and_files(run: Callable, manifest: Path, tmp_path: Path) -> None:
+    query = "SELECT source, count(*) AS n FROM manifest WHERE sigma_min <= $s GROUP BY ALL ORDER BY ALL"
+    code, out, err = run("sql", manifest, query, "--param", "s=0.3", "--csv")
+    assert (code, out, err) == (0, "source,n\na,1\nb,1\n", "")
+    for name in ("out.csv", "out.parquet"):
+        assert run("sql", manifest, query, "--param", "s=inf", "-o", tmp_path / name) == (0, "", "")
+    assert (tmp_path / "out.csv").read_text() == "source,n\na,2\nb,2\n"
+    assert pq.read_table(tmp_path / "out.parquet").to_pydict() == {"source": ["a", "b"], "n": [2, 2]}
+    before = manifest.read_bytes()
+    assert "manifest itself" in one_line(run("sql", manifest, query, "-o", manifest))
+    assert "manifest itself" in one_line(run("sql", manifest, query, "-o", tmp_path / "." / "m.parquet"))
+    assert manifest.read_bytes() == before
+    assert "give one" in one_line(run("sql", manifest, query, "-o", tmp_path / "x.csv", "--json"))
+    assert "name=value" in one_line(run("sql", manifest, query, "--param", "s"))
+    assert "s" in one_line(run("sql", manifest, query))
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_sql_from_stdin(manifest: Path) -> None:
+    done = ambient("sql", manifest, "--csv", input="SELECT count(*) AS n\nFROM manifest;\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "n\n5\n", "")
+    done = ambient("sql", manifest, input="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_stops_a_query_with_130(manifest: Path) -> None:
+    endless = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b"
+    command = [sys.executable, "-m", "ambient.cli", "sql", str(manifest), endless]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        time.sleep(2)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert err.count("\n") == 1
+
+
 def test_sql_errors_are_one_line(run: Callable, manifest: Path, tmp_path: Path) -> None:
     assert "sigma_mim" in one_line(run("sql", manifest, "SELECT sigma_mim\nFROM manifest"))
     assert "disabled" in one_line(run("sql", manifest, f"COPY manifest TO '{tmp_path}/x.csv'"))
     assert "no manifest" in one_line(run("sql", tmp_path / "none.parquet", "SELECT 1"))
-    assert "two formats" in one_line(run("sql", manifest, "SELECT 1", "--csv", "--json"))
+    assert "give one" in one_line(run("sql", manifest, "SELECT 1", "--csv", "--json"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.parquet"]
+
+
+def test_show(run: Callable, manifest: Path) -> None:
+    code, out, err = run("show", manifest, "[red]b.png", "a.png")
+    assert (code, err) == (0, "")
+    assert out.startswith("[red]b.png\n  used at noise levels above 0.577\n")
+    assert "\na.png\n" in out
+    code, out, _ = run("show", manifest, "x.png", "--json")
+    assert (code, json.loads(out)["status"]) == (0, "unreadable")
+    assert "no picture 'none.png'" in one_line(run("show", manifest, "none.png"))
+
+
+def test_report(run: Callable, manifest: Path, tmp_path: Path) -> None:
+    code, out, err = run("report", manifest, "-o", tmp_path / "report.html")
+    assert (code, out) == (0, "")
+    assert "could not be read" in err
+    assert "5 pictures" in err
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert "no root named" in one_line(run("report", manifest, "-o", tmp_path / "b.html", "--root", "x=/"))
+
+
+def test_doctor(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ambient.train.doctor import Check
+
+    good, bad = (Check(group="g", name=str(ok), value="v", ok=ok, advice="do this") for ok in (True, False))
+    monkeypatch.setattr("ambient.train.doctor.doctor", lambda device: [good])
+    assert run("doctor")[0] == 0
+    monkeypatch.setattr("ambient.train.doctor.doctor", lambda device: [good, bad])
+    code, out, _ = run("doctor")
+    assert (code, out.splitlines()[-1]) == (1, "False: do this")
+    code, out, _ = run("doctor", "--json")
+    assert [json.loads(line)["ok"] for line in out.splitlines()] == [True, False]
 
 
 def test_debug_shows_the_traceback() -> None:

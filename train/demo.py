@@ -15,6 +15,7 @@ from ..curate.device import choose_device
 from ..curate.images import load, to_uint8, to_unit
 from ..curate.noise import Purpose, name_of, normals
 from ..curate.query import query
+from ..curate.report.page import report as write_report
 from ..curate.reporter import Reporter
 from ..curate.tables import print_table
 from ..schemas.errors import UserError
@@ -73,6 +74,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     annotate(pool, manifest, config, device=device, workers=4, reporter=reporter)
     print_table(query(manifest, TABLE))
     levels = show_levels(manifest, pool, photographs, out / "levels.png")
+    page = write_report(manifest, out / "report.html", reporter=reporter)
 
     reporter.say("4. ambient train: a denoiser that sees every picture above its own noise level, and only there")
     num_images = round(minutes * _IMAGES_PER_MINUTE[place.type])
@@ -85,6 +87,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     reporter.say("  the table above: stronger blur and stronger JPEG need more noise before they can be trusted")
     reporter.say(f"  {levels}: one row per corruption: damaged; damaged + noise at its sigma_min; undamaged + the same")
     reporter.say("    noise; undamaged. The middle two should be hard to tell apart.")
+    reporter.say(f"  {page}: thresholds, coverage and curves of the whole pool; open it in a browser")
     reporter.say(f"  {samples}: pictures drawn from the model; {run}/samples shows how they came to be")
     reporter.say(f'  ambient sql {manifest} "FROM coverage": how many pictures each noise level could use')
 

@@ -125,7 +125,7 @@ def _unit(pictures: Tensor) -> Tensor:
 
 def _choose(place: Place, num_bytes: int, device: torch.device) -> Place:
     """The place asked for if there is room, or the first with room. Raises UserError."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _host_memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory()
     room = {"device": _DEVICE_SHARE * free, "cache": _DISK_SHARE * _free_disk(), "stream": float("inf")}
     if place == "auto":
         return next(name for name in ("device", "cache", "stream") if num_bytes <= room[name])
@@ -212,7 +212,7 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
     """Bytes that can be had without swapping."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

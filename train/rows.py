@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..curate.noise import hex_digits, names_of
-from ..curate.uris import Roots
+from ..curate.uris import Roots, relocated
 from ..schemas.errors import UserError
 from ..schemas.manifest import check_rows, read_metadata
 from ..schemas.space import Space
@@ -55,9 +55,7 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
     """
     metadata = read_metadata(manifest)
     _check_space(metadata.space, resolution, manifest)
-    if unknown := sorted(set(roots or {}) - set(metadata.roots)):
-        known = ", ".join(sorted(metadata.roots))
-        raise UserError(f"{manifest} has no root named {unknown[0]!r}: its roots are {known}")
+    where = relocated(metadata.roots, roots or {}, str(manifest))
     table = pq.read_table(manifest, columns=_COLUMNS)
     check_rows(table, str(manifest))
     table = table.filter(pc.equal(table["status"].cast(pa.string()), "ok"))
@@ -67,7 +65,7 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
     labels = torch.from_numpy(pc.fill_null(table["label"], -1).to_numpy().astype(np.int64))
     return Rows(
         space=metadata.space,
-        roots={**metadata.roots, **(roots or {})},
+        roots=where,
         uris=table["uri"],
         ids=table["id"],
         names=names_of(table["id"]),

@@ -2,12 +2,14 @@
 
 import math
 import os
+import signal
+import time
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
-from ambient.curate.query import locked, matching, query, run
+from ambient.curate.query import connect, locked, matching, parameter, query, rows_of, run, run_stoppable
 from ambient.schemas.errors import UserError
 from manifests import rows, write
 
@@ -25,9 +27,9 @@ def secret(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refusal(manifest: Path, sql: str) -> str:
+def refusal(manifest: Path, sql: str, parameters: dict | None = None) -> str:
     with pytest.raises(UserError) as error:
-        query(manifest, sql)
+        query(manifest, sql, parameters)
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith("SQL: ")
@@ -94,6 +96,22 @@ def test_order_of_rows_and_types_of_columns(manifest: Path) -> None:
         "FROM python_table",
         "FROM manifests",
         "CREATE SECRET s (TYPE s3)",
+        "CREATE TEMP TABLE t AS FROM read_csv('{folder}/secret.csv')",
+        "CREATE VIEW v AS FROM '{folder}/other.parquet'",
+        "FROM query('FROM read_csv(''{folder}/secret.csv'')')",
+        "FROM query_table('{folder}/other.parquet')",
+        "PREPARE p AS COPY manifest TO '{folder}/new.parquet'",
+        "CALL enable_logging(storage := 'file', storage_path := '{folder}/log')",
+        "PRAGMA enable_profiling = 'json'",
+        "PRAGMA profiling_output = '{folder}/profile.json'",
+        "SET home_directory = '{folder}'",
+        "SET log_query_path = '{folder}/log'",
+        "SET secret_directory = '{folder}'",
+        "FORCE INSTALL json",
+        "UPDATE EXTENSIONS",
+        "CHECKPOINT x",
+        "USE x",
+        "DETACH memory",
         "EXPLAIN ANALYZE COPY manifest TO '{folder}/new.parquet'",
         "SELECT 1; COPY manifest TO '{folder}/new.parquet'",
         "COPY manifest TO '{folder}/new.parquet'; SELECT 1",
@@ -150,6 +168,53 @@ def test_columns_of_a_join_have_distinct_names(manifest: Path) -> None:
     assert len(set(table.column_names)) == 4
     assert table.column_names[0] == "a"
     assert [column[0].as_py() for column in table.columns] == [1, 2, 3, 4]
+
+
+def test_rows_of(manifest: Path) -> None:
+    wanted = pa.array(["0000004.png", "0000002.png", "none.png"])
+    expected = query(manifest, "FROM manifest WHERE uri IN ('0000002.png', '0000004.png')")
+    assert rows_of(manifest, wanted).to_pylist() == expected.to_pylist()
+    assert rows_of(manifest, wanted, ["uri"]).to_pydict() == {"uri": ["0000002.png", "0000004.png"]}
+
+
+def test_parameters_are_values_never_sql(manifest: Path) -> None:
+    hostile = "'; DROP VIEW manifest; --"
+    (row,) = query(
+        manifest, "SELECT $text AS a, $n + 1 AS b, $yes AS c", {"text": hostile, "n": 2, "yes": True}
+    ).to_pylist()
+    assert row == {"a": hostile, "b": 3, "c": True}
+    assert query(manifest, "FROM usable($s)", {"s": 0.5}).num_rows == 2
+    assert query(manifest, "SELECT uri FROM manifest WHERE sigma_min IN $list", {"list": [0, 1]}).num_rows == 2
+    refusal(manifest, "SELECT 1", {"s": 1})
+    assert "parameters: s" in refusal(manifest, "SELECT $s")
+    refusal(manifest, "FROM read_csv($file)", {"file": str(manifest)})
+    refusal(manifest, "FROM query_table($name)", {"name": str(manifest)})
+
+
+def test_parameters_as_text() -> None:
+    texts = ["s=0.5", "n=7", "name=a b", "name=x=y", "flag=true", "none=null", 'text="7"', "list=[1, 2]", "s=inf", "t="]
+    values = [0.5, 7, "a b", "x=y", True, None, "7", [1, 2], "inf", ""]
+    assert [parameter(text) for text in texts] == [
+        (text.partition("=")[0], value) for text, value in zip(texts, values, strict=True)
+    ]
+    for bad in ("s", "=1", "a b=1", "$s=1"):
+        with pytest.raises(UserError, match="name=value"):
+            parameter(bad)
+
+
+def test_what_a_signal_handler_raises_stops_a_statement(manifest: Path) -> None:
+    endless = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b"
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with connect(manifest) as connection:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            start = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                run_stoppable(connection, endless)
+            assert time.monotonic() - start < 20
+            assert run(connection, "SELECT count(*) AS n FROM manifest")["n"].to_pylist() == [6]
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 RECORDS = pa.table({"uri": ["a", "b", "c", "d"], "source": ["x", "y", "x", None], "width": [1, 2, 3, 4]})

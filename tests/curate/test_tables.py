@@ -6,10 +6,14 @@ import io
 import json
 import math
 from decimal import Decimal
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from ambient.curate.tables import MAX_ROWS, print_table, to_csv, to_json_lines
+from ambient.curate.tables import MAX_ROWS, for_people, print_table, to_csv, to_json_lines, write_result
+from ambient.schemas.errors import UserError
+from rich.console import Console
 
 TEXTS = [
     "plain",
@@ -151,3 +155,31 @@ def test_long_cells_are_not_folded_for_programs(capsys: pytest.CaptureFixture[st
 
 def test_no_columns_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(pa.table({}), capsys) == ([], "")
+
+
+def test_results_as_files(tmp_path: Path) -> None:
+    write_result(TABLE, tmp_path / "t.parquet")
+    read = pq.read_table(tmp_path / "t.parquet")
+    assert read.schema.equals(TABLE.schema)
+    assert str(read.to_pylist()) == str(TABLE.to_pylist())  # as text, in which NaN equals NaN
+    write_result(TABLE, tmp_path / "t.CSV")
+    assert (tmp_path / "t.CSV").read_bytes().decode() == to_csv(TABLE)
+    with pytest.raises(UserError, match=r"\.parquet or \.csv"):
+        write_result(TABLE, tmp_path / "t.xlsx")
+    with pytest.raises(UserError, match="no result"):
+        write_result(pa.table({}), tmp_path / "t.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.CSV", "t.parquet"]
+
+
+def lines_at(table: pa.Table, width: int) -> list[str]:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(for_people(table, width))
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def test_rows_that_do_not_fit_are_lists() -> None:
+    table = pa.table({"first": [1, 2], "second": ["x" * 20, "[red]"], "third": ["y" * 200, None]})
+    assert lines_at(table, 60)[0] == "first  second                third"
+    narrow = lines_at(table, 40)
+    assert narrow[:3] == ["first   1", "second  xxxxxxxxxxxxxxxxxxxx", f"third   {'y' * 32}"]
+    assert narrow[-4:] == ["", "first   2", "second  [red]", "third"]

@@ -89,7 +89,7 @@ def test_auto_takes_the_first_place_with_room(tmp_path: Path, monkeypatch: pytes
     rows = read_rows(write_pool(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert isinstance(open_pictures(rows, CPU), Stored)
-    monkeypatch.setattr(pictures, "_host_memory", lambda: 1000)
+    monkeypatch.setattr(pictures, "host_memory", lambda: 1000)
     open_pictures(rows, CPU)
     assert len(list((tmp_path / "cache" / "ambient").glob("*.u8"))) == 1
     monkeypatch.setattr(pictures, "_free_disk", lambda: 900)
@@ -144,7 +144,7 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_with_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = read_rows(write_pool(tmp_path))
-    monkeypatch.setattr(pictures, "_host_memory", lambda: 1000)
+    monkeypatch.setattr(pictures, "host_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"0\.0 MiB are free for them with pictures=device"):
         open_pictures(rows, CPU, place="device")
 

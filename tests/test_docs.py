@@ -1,0 +1,139 @@
+"""The documents say what is so: queries have these results, recipes run, columns are the columns, links lead on.
+
+tests/demo.parquet is the manifest that `ambient demo` wrote on two CPU cores on 2026-11-23, without its curves.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from ambient import cli
+from ambient.curate.query import query
+from ambient.curate.scores import SCORES
+from ambient.curate.tables import print_table
+from ambient.schemas import manifest as schema
+from ambient.schemas.manifest import Metadata, check_rows, read_metadata
+from hostile_pool import write_hostile_pool
+
+ROOT = Path(cli.__file__).parent
+DEMO = Path(__file__).parent / "demo.parquet"
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES}
+COMMANDS = {command.callback.__name__ for command in cli.app.registered_commands}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def shell_commands() -> Iterator[tuple[str, str]]:
+    """(document, command line) of every `ambient ...` in a block of shell."""
+    for name, text in DOCUMENTS.items():
+        for block in blocks(text, "sh"):
+            for line in block.splitlines():
+                if line.startswith("ambient "):
+                    yield name, line
+
+
+QUESTIONS = re.findall(
+    r"^\*\*(\d+)\. ([^\n]*)\*\*\n\n```sql\n(.*?)^```\n```text\n(.*?)^```$",
+    DOCUMENTS["README.md"],
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def test_there_are_ten_questions() -> None:
+    assert [int(number) for number, *_ in QUESTIONS] == list(range(1, 11))
+    check_rows(pq.read_table(DEMO), "the demo")
+
+
+@pytest.mark.parametrize(("number", "question", "sql", "answer"), QUESTIONS, ids=[q[0] for q in QUESTIONS])
+def test_the_answers_in_the_readme(
+    number: str, question: str, sql: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_table(query(DEMO, sql))
+    found = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert found == answer.splitlines()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", DOCUMENTS[name]):
+        if not target.startswith("https://"):
+            assert ((ROOT / name).parent / target).exists(), target
+
+
+def test_every_command_has_a_place_in_the_readme() -> None:
+    for name in COMMANDS:
+        assert re.search(rf"^\| `ambient {name}\b", DOCUMENTS["README.md"], re.MULTILINE), name
+
+
+@pytest.mark.parametrize(("name", "line"), list(shell_commands()))
+def test_command_lines_are_accepted(name: str, line: str) -> None:
+    group = typer.main.get_command(cli.app)
+    _, command, *arguments = shlex.split(line)
+    context = typer.Context(group)
+    found = group.get_command(context, command)
+    assert found is not None
+    found.make_context(command, arguments, parent=context)
+
+
+def written(kind: pa.DataType) -> str:
+    """A type as docs/manifest.md writes it."""
+    if pa.types.is_dictionary(kind):
+        return "dictionary"
+    if pa.types.is_list(kind):
+        return f"list of {written(kind.value_type)}"
+    return {"float": "float32"}.get(str(kind), str(kind))
+
+
+def test_every_column_is_in_docs_manifest() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+?) \| (null)? ?\| (.+) \|$", DOCUMENTS["docs/manifest.md"], re.MULTILINE)
+    columns = [*schema.RECORD, *schema.ANNOTATION]
+    assert [(name, kind, bool(null)) for name, kind, null, _ in rows] == [
+        (column.name, written(column.type), column.nullable) for column in columns
+    ]
+    meaning = {name: text for name, *_, text in rows}
+    for column, words in (("status", schema.STATUSES), ("role", schema.ROLES), ("method", schema.METHODS)):
+        assert set(re.findall(r"`(\w+)`", meaning[column])) == set(words)
+    for score in SCORES:
+        assert f"`{score}`" in DOCUMENTS["docs/manifest.md"]
+    assert f"{schema.ROW_GROUP_SIZE:,}" in DOCUMENTS["docs/manifest.md"]
+
+
+def test_every_field_of_the_metadata_is_in_docs_manifest() -> None:
+    _, _, metadata = DOCUMENTS["docs/manifest.md"].partition("## Metadata")
+    rows = re.findall(r"^\| `(\w+)` \| .+ \|$", metadata, re.MULTILINE)
+    assert rows == [field.name for field in fields(Metadata)]
+
+
+@pytest.mark.parametrize("name", ["docs/manifest.md", "docs/recipes.md"])
+def test_the_python_in_the_documents_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_hostile_pool(tmp_path, num=36)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks(DOCUMENTS[name], "python"):
+        exec(compile(block, name, "exec"), names)
+    if name == "docs/manifest.md":
+        assert capsys.readouterr().out == "16 48\n"
+        return
+    by_quality = pq.read_table("by-quality.parquet")
+    check_rows(by_quality, "by-quality.parquet")
+    assert read_metadata(Path("by-quality.parquet")) == read_metadata(Path("manifest.parquet"))
+    assert (
+        query(
+            Path("by-quality.parquet"),
+            "SELECT sigma_min, role, count(*) FROM manifest WHERE status = 'ok' GROUP BY ALL",
+        ).num_rows
+        == 2
+    )
+    assert float(names["loss"]) > 0
+    assert len(names["x_t"]) == 16
