@@ -6,43 +6,35 @@ Every stage writes finished parts (curate/manifest.py), so the same command cont
 import math
 import shlex
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from .. import __version__
 from ..schemas.errors import UserError
 from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
 from ..schemas.space import Space
-from .classifier import QualityClassifier, load_classifier, save_classifier
-from .curves import search
+from .columns import Rows, matrix
+from .columns import is_ as _is
+from .crossfit import CrossFitted
+from .decide import Rule, settle
 from .device import choose_device
-from .fit import HELD_OUT, MIN_ACCURACY, FitConfig, fit_classifier
-from .images import Unusable, load_many, to_unit
-from .manifest import Work, digest, replacing, write_manifest, write_table
-from .noise import names_of
+from .learn import trained
+from .manifest import Work, digest, write_manifest, write_table
+from .measure import measure
 from .pool import Found, find, mark_duplicates, replaced, scan, to_table
 from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
-from .reporter import Advance, Reporter
+from .reporter import Reporter
+from .run import Run as _Run
 from .scores import SCORES
-from .threshold import decide, decide_per_source, sigma_grid
+from .threshold import draw_noise, sigma_grid
 from .uris import Roots
 
-Rows = NDArray[Any]
-CURVES = ("mean", "variance", "count")
-
 RECORDS_PER_PART = 4096
-CURVES_PER_PART = 512
-_CHUNK = 64  # pictures annotated at a time: fixed, so that a picture's batch never depends on where a run stopped
-_FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,18 +83,6 @@ class AnnotateConfig:
         return words
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Run:
-    """What every stage needs to know."""
-
-    config: AnnotateConfig
-    roots: Roots
-    work: Work
-    device: torch.device
-    workers: int
-    reporter: Reporter
-
-
 def annotate(
     pool: Path,
     out: Path,
@@ -133,8 +113,9 @@ def annotate(
         run = _Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter)
         records = _choose_clean(_collect(found, run), pool, run)
         space = _space(records, run)
-        classifier, classifier_hash = _classifier(records, space, run)
-        _curves(records, classifier, space, run)
+        classifier, classifier_hash = trained(records, space, run)
+        measure(records, classifier, space, run)
+        rows, noise = _annotated(records, classifier, run)
         metadata = Metadata(
             space=space,
             roots=roots,
@@ -146,8 +127,10 @@ def annotate(
             draws=config.draws,
             epsilon=config.epsilon,
             classifier=classifier_hash,
+            draw_noise=noise.tolist(),
+            fold_spread=classifier.spread,
         )
-        write_manifest(out, _annotated(records, run), manifest_schema(list(SCORES)), metadata)
+        write_manifest(out, rows, manifest_schema(list(SCORES)), metadata)
     return out
 
 
@@ -252,161 +235,22 @@ def _space(records: pa.Table, run: _Run) -> Space:
     return Space(resolution=resolution, channels=run.config.channels)
 
 
-def _classifier(records: pa.Table, space: Space, run: _Run) -> tuple[QualityClassifier, str]:
-    """Stage 3: train the classifier, or take the one that an interrupted run had finished."""
-    path = run.work.folder / "classifier.safetensors"
-    if not path.exists():
-        held_clean, clean = _sample(records, "clean", space, run)
-        held_other, other = _sample(records, "pool", space, run)
-        config = FitConfig(steps=run.config.steps, seed=run.config.seed)
-        with run.reporter.track("training the classifier", config.steps, "steps") as advance:
-            fit = fit_classifier(clean, other, held_clean, held_other, space=space, config=config, progress=advance)
-        run.reporter.say(
-            f"on held-out pictures: balanced accuracy {fit.accuracy:.3f} at sigma {config.lowest:g}, "
-            f"cross-entropy {fit.held_out_loss:.3f} nats over all levels"
-        )
-        must_distinguish(fit.accuracy, config.lowest, run)
-        with replacing(path) as partial:
-            save_classifier(partial, fit.classifier)
-    classifier, content_hash = load_classifier(path)
-    return classifier.to(run.device), content_hash
-
-
-def must_distinguish(accuracy: float, sigma: float, run: _Run) -> None:
-    """Do not fail open: a classifier that learned nothing says 0.5 everywhere, which would make every picture clean."""
-    if accuracy >= MIN_ACCURACY:
-        return
-    problem = (
-        f"the classifier cannot tell clean pictures from the others: balanced accuracy {accuracy:.3f} on held-out "
-        f"pictures at sigma {sigma:g}, below {MIN_ACCURACY}"
-    )
-    if not run.config.accept_indistinguishable:
-        raise UserError(
-            f"{problem}; its thresholds would call everything clean. Check the clean set, add pictures or --steps, or "
-            "pass --accept-indistinguishable if the pool really is as good as the clean set"
-        )
-    run.reporter.warn(f"{problem}; going on, as asked: do not trust these thresholds")
-
-
-def _sample(records: pa.Table, role: str, space: Space, run: _Run) -> tuple[Tensor, Tensor]:
-    """Held-out and training pictures (uint8) of one set: a sample, in the order of ids, where there are too many."""
-    mine = records.filter(pa.array(_is(records, "status", "ok") & _is(records, "role", role)))
-    limit = max(100, _FIT_BYTES // math.prod(space.shape))
-    uris = mine["uri"].take(pc.sort_indices(mine["id"])[:limit]).to_pylist()
-    loaded = [p for _, p in load_many(uris, space, run.roots, workers=run.workers) if not isinstance(p, Unusable)]
-    if len(loaded) < 2:
-        raise UserError("the pictures were readable a moment ago and are not any more: is the pool being changed?")
-    pictures = torch.from_numpy(np.stack(loaded)).to(run.device)
-    held = min(max(1, round(HELD_OUT * len(pictures))), len(pictures) - 1)
-    return pictures[:held], pictures[held:]
-
-
-def _curves(records: pa.Table, classifier: QualityClassifier, space: Space, run: _Run) -> None:
-    """Stage 4: p_clean and the picture's own threshold, for every usable row, in parts."""
-    ok = np.flatnonzero(_is(records, "status", "ok"))
-    with run.reporter.track("annotating", len(ok)) as advance:
-        for number, start in enumerate(range(0, len(ok), CURVES_PER_PART)):
-            path, rows = run.work.part("curves", number), ok[start : start + CURVES_PER_PART]
-            if path.exists():
-                advance(len(rows))
-            else:
-                write_table(path, _curve_part(records.take(pa.array(rows)), rows, classifier, space, run, advance))
-
-
-def _curve_part(
-    part: pa.Table, rows: Rows, classifier: QualityClassifier, space: Space, run: _Run, advance: Advance
-) -> pa.Table:
-    """Columns row, p_clean, draws, sigma_min, sigma_min_lo, sigma_min_hi and problem (of a picture that is gone)."""
-    config, grid = run.config, sigma_grid()
-    ids, problems, found = part["id"].to_pylist(), [], []
-    pictures = load_many(part["uri"].to_pylist(), space, run.roots, workers=run.workers)
-    while chunk := list(islice(pictures, _CHUNK)):
-        problems += [p.reason if isinstance(p, Unusable) else None for _, p in chunk]
-        good = [(ids[i], p) for i, p in chunk if not isinstance(p, Unusable)]
-        if good:
-            x = to_unit(torch.from_numpy(np.stack([p for _, p in good])).to(run.device))
-            names = names_of([content_id for content_id, _ in good], run.device)
-            tau = 0.5 - config.epsilon
-            found.append(search(classifier, x, names, grid, draws=config.draws, tau=tau, seed=config.seed))
-        advance(len(chunk))
-    usable = np.array([problem is None for problem in problems])
-    none = np.zeros((0, len(grid)))
-    mean, variance, count = (np.concatenate([none, *(getattr(c, name) for c in found)]) for name in CURVES)
-    columns = {
-        "row": pa.array(rows),
-        "problem": pa.array(problems, pa.string()),
-        "p_clean": _spread(_lists(mean, pa.float32()), usable),
-        "draws": _spread(_lists(count, pa.int32()), usable),
-    }
-    for name, values in zip(THRESHOLDS, decide(mean, variance, count, grid, config.epsilon), strict=True):
-        columns[name] = _spread(pa.array(values, pa.float32()), usable)
-    return pa.table(columns)
-
-
-def _annotated(records: pa.Table, run: _Run) -> pa.Table:
-    """Stage 5: records with their thresholds, the columns of a manifest."""
+def _annotated(records: pa.Table, classifier: CrossFitted, run: _Run) -> tuple[pa.Table, Rows]:
+    """Stage 5: records with their curves and thresholds, the columns of a manifest; and the noise of the draws."""
     curves = pa.concat_tables(pq.read_table(path) for path in sorted(run.work.folder.glob("curves-*.parquet")))
+    grid, known = sigma_grid(), curves.filter(pc.is_valid(curves["p_clean"]))
+    noise = draw_noise(*(matrix(known[name], len(grid)) for name in ("p_clean", "variance", "draws")))
     at = np.full(len(records), -1)
     at[curves["row"].to_numpy()] = np.arange(len(curves))
     curves = curves.take(pa.array(at, mask=at < 0))
     status = pc.if_else(pc.is_valid(curves["problem"]), "unreadable", records["status"].cast(pa.string()))
     records = replaced(records, "status", status)
     records = replaced(records, "reason", pc.coalesce(curves["problem"], records["reason"]))
-    ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
-    thresholds = {name: curves[name].to_numpy().copy() for name in THRESHOLDS}
-    if run.config.per == "source":
-        _share_per_source(thresholds, curves["p_clean"], records["source"], ok & ~clean, run.config.epsilon)
-    for name, values in thresholds.items():
-        values[clean] = 0.0
-        curves = replaced(curves, name, pa.array(values, pa.float32(), mask=~ok))
-    method = np.where(clean, "clean", "source" if run.config.per == "source" else "classifier")
-    _say_thresholds(thresholds["sigma_min"][ok & ~clean], run.reporter)
-    for name, column in (
-        ("p_clean", curves["p_clean"]),
-        ("draws", curves["draws"]),
-        *((name, curves[name]) for name in THRESHOLDS),
-        ("sigma_max", pa.array(np.zeros(len(ok)), pa.float32(), mask=~ok)),
-        ("method", pa.array(method, pa.string(), mask=~ok)),
-    ):
-        records = records.append_column(name, column)
-    return records
-
-
-def _share_per_source(
-    thresholds: dict[str, Rows], curves: pa.ChunkedArray, sources: pa.ChunkedArray, use: Rows, epsilon: float
-) -> None:
-    """Give every picture in `use` the threshold of its source's mean curve (eq. 3.2)."""
-    names = np.array(sources.cast(pa.string()).to_pylist())
-    stacked = np.array(curves.filter(pa.array(use)).to_pylist())
-    for source, values in decide_per_source(stacked, names[use].tolist(), sigma_grid(), epsilon).items():
-        for name, value in zip(THRESHOLDS, values, strict=True):
-            thresholds[name][use & (names == source)] = value
-
-
-def _say_thresholds(sigma_min: Rows, reporter: Reporter) -> None:
-    if len(sigma_min) == 0:
-        reporter.warn("no picture is left to annotate: all that are usable are clean")
-        return
-    never, everywhere = int(np.isinf(sigma_min).sum()), int((sigma_min == 0).sum())
-    reporter.say(f"sigma_min of {len(sigma_min):,} pictures that are not clean: median {np.median(sigma_min):.3g}")
-    if everywhere:
-        reporter.say(f"{everywhere:,} of them look clean at every noise level: sigma_min = 0")
-    if never:
-        reporter.warn(f"{never:,} of them look wrong at every noise level: sigma_min = inf, never used in training")
-
-
-def _lists(values: Rows, kind: pa.DataType) -> pa.Array:
-    """(N, L) numbers as N lists."""
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()).cast(kind, safe=False))
-
-
-def _spread(values: pa.Array, mask: Rows) -> pa.Array:
-    """Values at the places where mask holds, null elsewhere."""
-    return values.take(pa.array(np.cumsum(mask) - 1, mask=~mask))
-
-
-def _is(table: pa.Table, column: str, value: str) -> Rows:
-    """(N,) bool: where a column of words holds this one."""
-    mask: Rows = pc.equal(table[column].cast(pa.string()), value).to_numpy()
-    return mask
+    for name in ("p_clean", "draws"):
+        records = records.append_column(name, curves[name])
+    ok = _is(records, "status", "ok")
+    for name in (*THRESHOLDS, "sigma_max"):
+        records = records.append_column(name, pa.array(np.zeros(len(ok)), pa.float32(), mask=~ok))
+    records = records.append_column("method", pa.nulls(len(records), pa.string()))
+    rule = Rule(epsilon=run.config.epsilon, per=run.config.per)
+    return settle(records, rule, grid=grid, noise=noise, spread=classifier.spread, reporter=run.reporter), noise

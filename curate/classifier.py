@@ -9,20 +9,19 @@ Two paths add up to the log odds. The likelihood path takes coefficients as inde
 spectra for clean and for other pictures: exact for Gaussian fields, and for any pictures once the noise is well above
 the damaged coefficients, which is where sigma_min is decided and where little can be learned from noisy labels alone.
 The network path learns what natural pictures need beyond that.
+
+What p_clean says of a damage depends on what else is in S_B: a mild blur among heavy ones looks clean by comparison. So
+the classifier may be told the group of a picture (its source) and compares with that group alone; clean pictures get
+random groups while it trains. Last, the log odds are divided by a temperature for the noise level, fitted on held-out
+pictures (curate/calibrate.py).
 """
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..schemas.errors import UserError
 from ..schemas.space import Space
 
 BLOCK = 8
@@ -33,23 +32,31 @@ _LIMIT = 4.0  # of the likelihood path, in nats: pictures are not Gaussian field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierConfig:
-    """block_width: hidden units per 8x8 block; width: hidden units per picture; dropout: on the latter."""
+    """block_width: hidden units per 8x8 block; width: hidden units per picture; dropout: of what a
+    picture is known by; groups: of S_B."""
 
     block_width: int = 96
     width: int = 192
-    dropout: float = 0.2
+    dropout: float = 0.4
+    groups: int = 1
+
+    @property
+    def bad(self) -> int:
+        """Spectra of each group."""
+        return _BAD if self.groups == 1 else _BAD // 2
 
 
 class QualityClassifier(nn.Module):
-    """Callable (x, sigma) -> logit of "clean" (contract: any such callable can annotate)."""
+    """Callable (x, sigma[, group]) -> logit of "clean" (contract: any callable (x, sigma) can annotate)."""
 
     power: Tensor
     dct: Tensor
     hartley: Tensor
     positions: Tensor
+    log_temperature: Tensor
 
     def __init__(self, space: Space, config: ClassifierConfig, spectra: Tensor | None = None) -> None:
-        """spectra: (6, views, channels * 64) from ``mean_spectra``: 2 of clean pictures, then 4 of others."""
+        """spectra: (S, views, channels * 64) from ``mean_spectra``: 2 of clean pictures, then those of each group."""
         super().__init__()
         self.space, self.config = space, config
         bands, views = space.channels * BLOCK * BLOCK, len(_views(space))
@@ -57,19 +64,24 @@ class QualityClassifier(nn.Module):
         for name, basis in (("dct", _dct()), ("hartley", _hartley())):  # colours and basis at once, (C * 64, C * 64)
             self.register_buffer(name, torch.kron(colours, torch.kron(basis, basis)).contiguous(), persistent=False)
         self.register_buffer("positions", torch.linspace(-1.5, 1.5, _NOISE_FEATURES), persistent=False)
-        spectra = torch.ones(_GOOD + _BAD, views, bands) if spectra is None else spectra.float()
+        self.register_buffer("log_temperature", torch.zeros(_NOISE_FEATURES))
+        slots = _GOOD + config.groups * config.bad
+        spectra = torch.ones(slots, views, bands) if spectra is None else spectra.float()
         self.register_buffer("power", (spectra[:_GOOD].mean(dim=0) + spectra[_GOOD:].mean(dim=0)) / 2)
         self.log_spectra = nn.Parameter(spectra.clamp(min=1e-8).log())
         self.block_in = nn.ModuleList(nn.Linear(bands, config.block_width) for _ in range(views))
         self.block_noise = nn.Linear(_NOISE_FEATURES, 2 * config.block_width)
+        self.block_group = nn.Embedding(config.groups, 2 * config.block_width)
         self.block_out = nn.ModuleList(nn.Linear(config.block_width, config.block_width) for _ in range(views))
         self.joint_in = nn.Linear(views * 2 * (bands + config.block_width), config.width)
         self.joint_noise = nn.Linear(_NOISE_FEATURES, 2 * config.width)
+        self.joint_group = nn.Embedding(config.groups, 2 * config.width)
         self.joint_mid = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.joint_out = nn.Linear(config.width, 1)
-        self.trust = nn.Linear(_NOISE_FEATURES, views + _GOOD + _BAD)  # in each view; and each spectrum's share
-        for zero in (self.joint_out.weight, self.joint_out.bias, self.trust.weight, self.trust.bias):
+        self.trust = nn.Linear(_NOISE_FEATURES, views + slots)  # in each view; and each spectrum's share
+        groups = (self.block_group.weight, self.joint_group.weight)
+        for zero in (self.joint_out.weight, self.joint_out.bias, self.trust.weight, self.trust.bias, *groups):
             nn.init.zeros_(zero)
         with torch.no_grad():
             self.trust.bias[0] = 1.0  # one view holds every pixel once; the others repeat it
@@ -82,7 +94,7 @@ class QualityClassifier(nn.Module):
         pyramid = {0: x}
         views = _views(self.space)
         for halvings in range(1, 1 + max(halvings for halvings, _, _ in views)):
-            pyramid[halvings] = 2 * nn.functional.avg_pool2d(pyramid[halvings - 1], 2)  # white noise stays white
+            pyramid[halvings] = _halved(pyramid[halvings - 1])
         out = []
         for halvings, shift, periodic in views:
             side = pyramid[halvings].shape[-1] - shift
@@ -90,37 +102,64 @@ class QualityClassifier(nn.Module):
             out.append(blocks @ (self.hartley if periodic else self.dct))
         return out
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, group: Tensor | None = None) -> Tensor:
         """Log odds that x is a noisy clean picture.
 
-        x: (N, C, H, W) float, a picture in the space plus noise. sigma: (N,) its noise level, > 0.
+        x: (N, C, H, W) float, a picture in the space plus noise. sigma: (N,) its noise level, > 0. group: (N,) int64,
+        which other pictures it is compared with; the first when left out.
         Returns (N,) float32 logits; their sigmoid is the probability under equal shares of clean and other pictures.
         """
         if sigma.stride(0) == 0:
             sigma = sigma[:1]  # one level for the whole batch: what depends on it alone is computed once
-        noise = self._noise_features(sigma.float())
-        block_noise = self.block_noise(noise)[:, None]
-        trust = self.trust(noise)
-        likelihood = trust[:, len(self.block_in) :]
-        features = []
+        group = torch.zeros(len(x), dtype=torch.int64, device=x.device) if group is None else group
+        noise, variance = self._noise_features(sigma.float()), sigma.float()[:, None] ** 2
+        block_film = (self.block_noise(noise) + self.block_group(group))[:, None]
+        slots = self._slots(group)
+        features, surprises = [], []
         for view, coefficients in enumerate(self.coefficients(x)):
-            variance = sigma.float()[:, None] ** 2
             expected = self.power[view] + variance
-            relative = coefficients.float().square() / expected[:, None]  # about 1 on average
-            logs = torch.log(relative + 1e-3)
-            blocks = nn.functional.silu(_film(self.block_in[view](logs), block_noise))
-            blocks = nn.functional.silu(self.block_out[view](blocks))
+            # In place, because memory is what this costs; nothing up to here has a gradient.
+            relative = coefficients.float().square().mul_(expected.reciprocal()[:, None])  # about 1 on average
             mean = relative.mean(dim=1)
+            logs = relative.add_(1e-3).log_()
+            blocks = nn.functional.silu(_film(self.block_in[view](logs), block_film))
+            blocks = nn.functional.silu(self.block_out[view](blocks))
             features += [torch.log(mean + 1e-3), logs.mean(dim=1), blocks.mean(dim=1), blocks.amax(dim=1)]
-            ratio = expected[:, None] / (self.log_spectra[:, view].exp() + variance[:, None])  # (N or 1, 6, C * 64)
-            surprise = (ratio * mean[:, None] - torch.log(ratio)).sum(dim=2)  # -2 log N(0, spectrum + sigma^2) + const
-            likelihood = likelihood - 0.5 * coefficients.shape[1] * trust[:, view, None] * surprise
-        joint = nn.functional.silu(_film(self.joint_in(torch.cat(features, dim=1)), self.joint_noise(noise)))
+            surprises.append(coefficients.shape[1] * self._surprise(view, mean, expected, variance, slots))
+        joint_film = self.joint_noise(noise) + self.joint_group(group)
+        joint = nn.functional.silu(_film(self.joint_in(self.dropout(torch.cat(features, dim=1))), joint_film))
         joint = self.dropout(nn.functional.silu(self.joint_mid(joint)))
+        logits: Tensor = self.joint_out(joint)[:, 0] + self._odds(noise, torch.stack(surprises, dim=1), slots)
+        return logits * torch.exp(-self.temperature_features(sigma.float()) @ self.log_temperature)
+
+    def _odds(self, noise: Tensor, surprises: Tensor, slots: Tensor) -> Tensor:
+        """Log odds by the likelihood path; surprises: (N, views, K) under the spectra in slots, (N, K)."""
+        trust = self.trust(noise)
+        views = surprises.shape[1]
+        shares = trust[:, views:].expand(len(slots), -1).gather(1, slots)
+        likelihood = shares - 0.5 * (trust[:, :views, None] * surprises).sum(dim=1)
         good, bad = likelihood[:, :_GOOD].logsumexp(dim=1), likelihood[:, _GOOD:].logsumexp(dim=1)
-        odds = good - bad + math.log(_BAD / _GOOD)
-        logits: Tensor = self.joint_out(joint)[:, 0] + _LIMIT * torch.tanh(odds / _LIMIT)
-        return logits
+        odds: Tensor = good - bad + math.log(self.config.bad / _GOOD)
+        return _LIMIT * torch.tanh(odds / _LIMIT)
+
+    def _slots(self, group: Tensor) -> Tensor:
+        """(N, K) which spectra matter to each picture: the clean ones, then those of its group."""
+        own = _GOOD + group[:, None] * self.config.bad + torch.arange(self.config.bad, device=group.device)
+        return torch.cat([torch.arange(_GOOD, device=group.device).expand(len(group), _GOOD), own], dim=1)
+
+    def _surprise(self, view: int, mean: Tensor, expected: Tensor, variance: Tensor, slots: Tensor) -> Tensor:
+        """-2 log N(0, spectrum + sigma^2) per block, up to a constant, under the spectra in `slots`: (N, K)."""
+        spectra = self.log_spectra[:, view].exp()
+        if len(variance) == 1:
+            ratio = expected / (spectra + variance)
+            return (mean @ ratio.T - ratio.log().sum(dim=1)).gather(1, slots)
+        ratio = expected[:, None] / (spectra[slots] + variance[:, None])
+        return (ratio * mean[:, None] - ratio.log()).sum(dim=2)
+
+    def temperature_features(self, sigma: Tensor) -> Tensor:
+        """Weights of the entries of ``log_temperature`` at each level, (N,) -> (N, 16): they add up to 1."""
+        bumps = self._noise_features(sigma)
+        return bumps / bumps.sum(dim=1, keepdim=True)
 
     def _noise_features(self, sigma: Tensor) -> Tensor:
         """Smooth bumps over ln(sigma / sigma_data), (N,) -> (N, 16): one every 0.6 nats from 0.01 to 80."""
@@ -141,18 +180,21 @@ def _views(space: Space) -> list[tuple[int, int, bool]]:
     return [*aligned, *shifted, (aligned[-1][0], 0, True)]
 
 
-def mean_spectra(clean: Tensor, other: Tensor, space: Space) -> Tensor:
-    """Mean energy of each coefficient in 2 groups of clean and 4 of other pictures, grouped by their log spectra.
+def mean_spectra(clean: Tensor, other: Tensor, space: Space, group: Tensor | None = None, groups: int = 1) -> Tensor:
+    """Mean energy of each coefficient in 2 parts of the clean pictures and a few of each group of other pictures.
 
-    clean, other: (N, C, H, W) float in the space. Returns (6, views, C * 64).
+    The parts are found by k-means on log spectra. clean, other: (N, C, H, W) float in the space; group: (N,) int64 of
+    other pictures, fewer than `groups`. Returns (S, views, C * 64), as ``QualityClassifier`` takes them.
     """
+    config = ClassifierConfig(groups=groups)
     front = QualityClassifier(space, ClassifierConfig()).to(clean.device)
+    sets = [(clean, _GOOD), *((other if group is None else other[group == g], config.bad) for g in range(groups))]
     spectra = []
-    for pictures, count in ((clean, _GOOD), (other, _BAD)):
+    for pictures, count in sets:
         energy = torch.stack([level.square().mean(dim=1) for level in front.coefficients(pictures)], dim=1)
-        groups = _k_means(torch.log(energy + 1e-6).flatten(1), count)
+        parts = _k_means(torch.log(energy + 1e-6).flatten(1), count)
         whole = energy.mean(dim=0)
-        spectra += [energy[groups == g].mean(dim=0) if (groups == g).any() else whole for g in range(count)]
+        spectra += [energy[parts == g].mean(dim=0) if (parts == g).any() else whole for g in range(count)]
     return torch.stack(spectra)
 
 
@@ -169,29 +211,12 @@ def _k_means(points: Tensor, count: int, rounds: int = 20) -> Tensor:
     return groups
 
 
-def save_classifier(path: Path, classifier: QualityClassifier) -> str:
-    """Write weights and, in the header, what they need as JSON. Returns the file's BLAKE2b-128 in hex."""
-    header = {"space": classifier.space.to_json(), "config": asdict(classifier.config)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    data = save(tensors, metadata={"ambient-classifier": json.dumps(header, sort_keys=True)})
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def load_classifier(path: Path) -> tuple[QualityClassifier, str]:
-    """The classifier in a file written by ``save_classifier``, in evaluation mode, and the file's BLAKE2b-128."""
-    try:
-        data = path.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ambient-classifier"])
-        tensors = load(data)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path} is not a classifier written by ambient ({error})") from error
-    classifier = QualityClassifier(Space.from_json(header["space"]), ClassifierConfig(**header["config"]))
-    classifier.load_state_dict(tensors)
-    return classifier.eval(), hashlib.blake2b(data, digest_size=16).hexdigest()
+def _halved(x: Tensor) -> Tensor:
+    """Half the side: sums of 2x2 pixels over 2, so that white noise stays white."""
+    top, bottom = x[..., ::2, :], x[..., 1::2, :]
+    rows = top[..., : bottom.shape[-2], :] + bottom
+    left, right = rows[..., ::2], rows[..., 1::2]
+    return 0.5 * (left[..., : right.shape[-1]] + right)
 
 
 def _blocks(x: Tensor) -> Tensor:

@@ -10,16 +10,17 @@ from torch import Tensor
 from .noise import Purpose, normals
 from .threshold import Array, crossing, isotonic
 
-Classifier = Callable[[Tensor, Tensor], Tensor]
-"""(x (N, C, H, W) float, sigma (N,)) -> (N,) logits of "clean"."""
+Classifier = Callable[..., Tensor]
+"""(x (N, C, H, W) float, sigma (N,)) -> (N,) logits of "clean"; group (N,) int64 comes third where there are groups."""
 
-_DRAW_BITS = 14  # a stream's index is level * 2^14 + draw
+_PAIR_BITS = 14  # a stream's index is level * 2^14 + pair of draws
 _WINDOWS = (16, 8)  # levels around the crossing that get further draws, round by round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
-    """mean: (N, L) estimates of p_clean; variance: (N, L) of one draw; count: (N, L) draws behind each."""
+    """mean: (N, L) estimates of p_clean; count: (N, L) draws behind each; variance: (N, L) of one draw, such that that
+    of the mean is variance / count, NaN where fewer than two pairs of draws tell."""
 
     mean: Array
     variance: Array
@@ -33,6 +34,7 @@ def p_clean(
     names: Tensor,
     grid: Tensor,
     *,
+    groups: Tensor | None = None,
     levels: Tensor | None = None,
     draws: int,
     first: int = 0,
@@ -41,33 +43,45 @@ def p_clean(
 ) -> Tensor:
     """Probability of "clean" for every picture, noise level and draw.
 
-    Each (picture, level, draw) has noise of its own, keyed by the picture's name: independent across levels, and the
-    same whatever the batch.
+    Each (picture, level, pair of draws) has noise of its own, keyed by the picture's name: independent across levels,
+    and the same whatever the batch. The second draw of a pair, the odd one, has the first one's noise with the other
+    sign: half the random numbers, and the terms linear in the noise cancel.
 
     pictures: (N, C, H, W) float in [-1, 1]; names: (N,) int64 from ``names_of``; grid: (L,) noise levels.
-    levels: (N, K) int64 indices into the grid, all levels when left out. draws: how many, numbered from `first`.
+    groups: (N,) int64, what the classifier is told, if anything. levels: (N, K) int64 indices into the grid, all levels
+    when left out. draws: how many, numbered from `first`, which is even.
     batch: network evaluations at a time. Returns (N, K, draws) float32 in (0, 1), on the pictures' device.
     """
     num, device = len(pictures), pictures.device
     everywhere = torch.arange(len(grid), device=device)
     out = torch.empty(num, len(grid) if levels is None else levels.shape[1], draws, device=device)
-    step = max(1, batch // draws)
-    draw = torch.arange(first, first + draws, device=device)
+    step, pairs = max(1, batch // draws), -(-draws // 2)
+    pair = torch.arange(first // 2, first // 2 + pairs, device=device)
     for start in range(0, num, step):
-        x0, keys = pictures[start : start + step], names[start : start + step].repeat_interleave(draws)
+        x0, keys = pictures[start : start + step, None, None], names[start : start + step].repeat_interleave(pairs)
+        told = () if groups is None else (groups[start : start + step].repeat_interleave(draws),)
         for k in range(out.shape[1]):
             # One level for all keeps stride 0, which tells the classifier so.
             level = everywhere[k].expand(len(x0)) if levels is None else levels[start : start + step, k]
-            index = ((level << _DRAW_BITS)[:, None] + draw).flatten()
-            z = normals(keys, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=index).view(-1, *x0.shape[1:])
-            sigma = grid[k].expand(len(z)) if levels is None else grid[level].repeat_interleave(draws)
-            x = x0.repeat_interleave(draws, dim=0) + sigma[:, None, None, None] * z
-            out[start : start + step, k] = torch.sigmoid(classifier(x, sigma).float()).view(len(x0), draws)
+            index = ((level << _PAIR_BITS)[:, None] + pair).flatten()
+            z = normals(keys, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=index)
+            noise = z.view(len(x0), pairs, 1, *pictures.shape[1:]) * grid[level].view(-1, 1, 1, 1, 1, 1)
+            x = torch.cat([x0 + noise, x0 - noise], dim=2).flatten(1, 2)[:, :draws].flatten(0, 1)
+            sigma = grid[k].expand(len(x)) if levels is None else grid[level].repeat_interleave(draws)
+            out[start : start + step, k] = torch.sigmoid(classifier(x, sigma, *told).float()).view(len(x0), draws)
     return out
 
 
 def search(
-    classifier: Classifier, pictures: Tensor, names: Tensor, grid: Array, *, draws: int, tau: float, seed: int = 0
+    classifier: Classifier,
+    pictures: Tensor,
+    names: Tensor,
+    grid: Array,
+    *,
+    groups: Tensor | None = None,
+    draws: int,
+    tau: float,
+    seed: int = 0,
 ) -> Curves:
     """Curves with most of the draws where they decide: near each picture's own crossing of tau.
 
@@ -77,22 +91,26 @@ def search(
     """
     num, size = len(pictures), len(grid)
     device_grid = torch.tensor(grid, dtype=torch.float32, device=pictures.device)
-    total, squares, count = (np.zeros((num, size)) for _ in range(3))
+    total, squares, count, pairs = (np.zeros((num, size)) for _ in range(4))
 
     def add(levels: Tensor | None, draws: int, first: int) -> None:
-        found = p_clean(classifier, pictures, names, device_grid, levels=levels, draws=draws, first=first, seed=seed)
+        found = p_clean(
+            classifier, pictures, names, device_grid, groups=groups, levels=levels, draws=draws, first=first, seed=seed
+        )
         values = found.double().cpu().numpy()
         at = np.arange(size)[None] if levels is None else levels.cpu().numpy()
         rows = np.arange(num)[:, None]
         total[rows, at] += values.sum(axis=2)
-        squares[rows, at] += (values**2).sum(axis=2)
         count[rows, at] += draws
+        if draws > 1:
+            squares[rows, at] += (values.reshape(*values.shape[:2], draws // 2, 2).mean(axis=3) ** 2).sum(axis=2)
+            pairs[rows, at] += draws // 2
 
-    first = min(draws, max(2, draws // 4))
+    first = min(draws, max(2, draws // 4 // 2 * 2))
     add(None, first, 0)
     left = size * (draws - first)
     for round_, window in enumerate(_WINDOWS):
-        extra = left // (len(_WINDOWS) - round_) // window
+        extra = left // (len(_WINDOWS) - round_) // window // 2 * 2
         if extra and num:
             sigma = crossing(isotonic(total / count, count), grid, tau)
             centre = np.searchsorted(grid, sigma)  # 0 for 0, the number of levels for inf
@@ -101,6 +119,5 @@ def search(
             add(levels, extra, first)
             first, left = first + extra, left - extra * window
     mean = total / count
-    variance = np.maximum(squares / count - mean**2, 0.0) * count / np.maximum(count - 1, 1)
-    variance = np.where(count > 1, variance, mean * (1 - mean))  # of one draw, the most that it can be
-    return Curves(mean=mean, variance=variance, count=count)
+    of_pairs = np.maximum(squares - pairs * mean**2, 0.0) / np.maximum(pairs - 1, 1)
+    return Curves(mean=mean, count=count, variance=np.where(pairs > 1, 2 * of_pairs, np.nan))

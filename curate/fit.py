@@ -1,7 +1,11 @@
-"""Training the quality classifier: balanced, on noised pictures of S_G and S_B, with a held-out part to check it.
+"""Training quality classifiers: balanced, on noised pictures of S_G and S_B, one for each fold of the pool.
 
 Arxiv 2506.10038, section 3.1: binary cross-entropy, half of every batch from each set (unbalanced training cost the
 paper 5.34 -> 6.04 FID).
+
+A member trains without its fold, which is therefore held out for it: its loss there says when to stop, its hits there
+are the accuracy that is reported. What the fold decides is shared by all of its pictures: one number of steps for all
+members, and the temperatures (curate/calibrate.py). No weight has seen a picture that it will judge.
 """
 
 import copy
@@ -12,19 +16,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
-from .curves import Classifier
+from .crossfit import FOLDS, folds_of
 from .images import to_unit
 
-HELD_OUT = 0.2
 MIN_ACCURACY = 0.6
 _DECISIVE = (0.05, 10.0)  # below, most damage is plain to see; above, next to none is left
+_FIRST_CHECK, _CHECK_EVERY, _PATIENCE = 50, 1.15, 1.7  # steps; ratios of steps
+_TRUSTS = [2.0**-k for k in range(9)]
+_AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are averages over these
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """steps: optimiser steps; batch_size: pictures per step, half from each set; lowest, highest: noise levels."""
+    """steps: the most optimiser steps; batch_size: pictures per step, half from each set, shared out among the members;
+    lowest, highest: noise levels."""
 
     steps: int = 1000
     batch_size: int = 512
@@ -32,83 +40,223 @@ class FitConfig:
     weight_decay: float = 1e-2
     lowest: float = 0.01
     highest: float = 80.0
-    checks: int = 20
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
-    """What training found: held_out_loss in nats; accuracy: balanced, on held-out pictures at the lowest noise."""
+class Sample:
+    """Pictures of one set.
 
-    classifier: QualityClassifier
+    pictures: (N, C, H, W) uint8, or float32 in the units of the space, on the device to train on. names: (N,) int64
+    from ``names_of``. groups: (N,) int64, of pictures that are not clean.
+    """
+
+    pictures: Tensor
+    names: Tensor
+    groups: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """What training found, one entry per fold.
+
+    members: members[k] was trained without fold k. held_out_loss: in nats, mean over the members, on their own folds.
+    accuracy: likewise, balanced, at the lowest noise. steps: after which the loss was lowest.
+    """
+
+    members: list[QualityClassifier]
+    splits: list["Split"]
     held_out_loss: float
     accuracy: float
+    steps: int
 
 
-def fit_classifier(
-    clean: Tensor,
-    other: Tensor,
-    held_clean: Tensor,
-    held_other: Tensor,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """What one member trains on, and what it does not: indices into the two samples."""
+
+    clean: Tensor
+    other: Tensor
+    held_clean: Tensor
+    held_other: Tensor
+
+
+def cross_fit(
+    clean: Sample,
+    other: Sample,
+    *,
+    space: Space,
+    config: FitConfig,
+    folds: int = FOLDS,
+    network: ClassifierConfig | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Fit:
+    """Train one classifier per fold, each without the pictures of its fold; the folds are those of ``folds_of``.
+
+    Raises UserError when a fold holds no picture of a set.
+    """
+    of_clean, of_other = (folds_of(sample.names, folds, config.seed) for sample in (clean, other))
+    splits = []
+    for fold in range(folds):
+        places = [(f == fold).nonzero()[:, 0] for f in (of_clean, of_other)]
+        rest = [(f != fold).nonzero()[:, 0] for f in (of_clean, of_other)]
+        if not all(len(place) for place in (*places, *rest)):
+            raise UserError("too few pictures to cut in two: one half has none of a set; add pictures or try --seed 1")
+        splits.append(Split(clean=rest[0], other=rest[1], held_clean=places[0], held_other=places[1]))
+    return fit_members(clean, other, splits, space=space, config=config, network=network, progress=progress)
+
+
+def fit_members(
+    clean: Sample,
+    other: Sample,
+    splits: list[Split],
     *,
     space: Space,
     config: FitConfig,
     network: ClassifierConfig | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Fit:
-    """Train a classifier of clean against other; keep the weights with the lowest held-out loss.
+    """Train one classifier per split, all for the same number of steps: that with the lowest mean held-out loss.
 
-    clean, other, held_clean, held_other: (N, C, H, W) pictures, N >= 1, on the device to train on: uint8, or float32
-    in the units of the space.
+    The learning rate is constant and the weights are averaged, so that the path does not depend on how long it may
+    become: more steps change nothing once the loss has turned.
     """
-    device = clean.device
-    generator = torch.Generator(device).manual_seed(config.seed)
+    generator = torch.Generator(clean.pictures.device).manual_seed(config.seed)
+    half = max(config.batch_size // 2 // len(splits), 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        samples = [_unit(s[torch.randperm(len(s), device=device, generator=generator)[:4096]]) for s in (clean, other)]
-        spectra = mean_spectra(samples[0], samples[1], space)
-        classifier = QualityClassifier(space, network or ClassifierConfig(), spectra.cpu()).to(device)
-        best, best_loss = copy.deepcopy(classifier.state_dict()), math.inf
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.1)
-        check_every = max(1, config.steps // config.checks)
+        trainees = [_Trainee(clean, other, split, space, config, network, generator) for split in splits]
+        best_loss, best_step, next_check = math.inf, 0, _FIRST_CHECK
         for step in range(1, config.steps + 1):
-            loss = _loss(classifier, clean, other, config.batch_size // 2, config, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            if step % check_every == 0 or step == config.steps:
-                held_loss = _held_out_loss(classifier, held_clean, held_other, config)
-                if held_loss < best_loss:
-                    best, best_loss = copy.deepcopy(classifier.state_dict()), held_loss
+            for trainee in trainees:
+                trainee.step(step, half)
             progress(1)
-    classifier.load_state_dict(best)
-    classifier.eval()
-    accuracy = balanced_accuracy(classifier, held_clean, held_other, config.lowest, seed=config.seed)
-    return Fit(classifier=classifier, held_out_loss=best_loss, accuracy=accuracy)
+            if step in (next_check, config.steps):
+                next_check = math.ceil(step * _CHECK_EVERY)
+                loss = sum(trainee.held_out_loss() for trainee in trainees) / len(trainees)
+                if loss < best_loss:
+                    best_loss, best_step = loss, step
+                    for trainee in trainees:
+                        trainee.keep()
+                if step > _PATIENCE * best_step:
+                    break
+        members = [trainee.kept() for trainee in trainees]
+    accuracy = sum(_accuracy(m, clean, other, s, config) for m, s in zip(members, splits, strict=True)) / len(members)
+    return Fit(members=members, splits=splits, held_out_loss=best_loss, accuracy=accuracy, steps=best_step)
+
+
+class _Trainee:
+    """One classifier on its way: its weights, their running average, and the average that did best."""
+
+    def __init__(
+        self,
+        clean: Sample,
+        other: Sample,
+        split: Split,
+        space: Space,
+        config: FitConfig,
+        network: ClassifierConfig | None,
+        generator: torch.Generator,
+    ) -> None:
+        self.clean, self.other, self.split, self.config, self.generator = clean, other, split, config, generator
+        network = network or ClassifierConfig()
+        device = clean.pictures.device
+        some = [
+            i[torch.randperm(len(i), device=device, generator=generator)[:4096]] for i in (split.clean, split.other)
+        ]
+        samples = [_unit(sample.pictures[i]) for sample, i in zip((clean, other), some, strict=True)]
+        spectra = mean_spectra(samples[0], samples[1], space, other.groups[some[1]], network.groups)
+        self.member = QualityClassifier(space, network, spectra.cpu()).to(device)
+        self._choose_trust()
+        self.average = copy.deepcopy(self.member).eval()
+        self.best = copy.deepcopy(self.average.state_dict())
+        self.optimizer = torch.optim.AdamW(self.member.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+    @torch.inference_mode()
+    def _choose_trust(self) -> None:
+        """Start the likelihood path with the confidence that it deserves.
+
+        That is all of it on Gaussian fields, next to none on photographs, whose coefficients are neither Gaussian nor
+        independent: a small clean set is overfitted before the network has unlearned it.
+        """
+        losses = {}
+        places = self.split.clean, self.split.other
+        for trust in _TRUSTS:
+            self.member.trust.bias[0] = trust
+            generator = torch.Generator(self.clean.pictures.device).manual_seed(self.config.seed + 2)
+            losses[trust] = float(_loss(self.member, self.clean, self.other, *places, 512, self.config, generator))
+        self.member.trust.bias[0] = min(losses, key=lambda trust: losses[trust])
+
+    def step(self, number: int, half: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * min(1.0, number / _FIRST_CHECK)
+        split = self.split
+        loss = _loss(self.member, self.clean, self.other, split.clean, split.other, half, self.config, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        share = 1.0 - (1.0 - 1.0 / number) ** (1.0 / _AVERAGED)  # of the newest (power-function average, 2312.02696)
+        with torch.no_grad():
+            for mean, new in zip(self.average.parameters(), self.member.parameters(), strict=True):
+                mean.lerp_(new, share)
+
+    @torch.inference_mode()
+    def held_out_loss(self) -> float:
+        """Mean cross-entropy over held-out pictures, the same noise at every check."""
+        generator = torch.Generator(self.clean.pictures.device).manual_seed(self.config.seed + 1)
+        places = self.split.held_clean, self.split.held_other
+        losses = [_loss(self.average, self.clean, self.other, *places, 512, self.config, generator) for _ in range(4)]
+        return float(torch.stack(losses).mean())
+
+    def keep(self) -> None:
+        self.best = copy.deepcopy(self.average.state_dict())
+
+    def kept(self) -> QualityClassifier:
+        self.average.load_state_dict(self.best)
+        return self.average
+
+
+def _accuracy(member: QualityClassifier, clean: Sample, other: Sample, split: Split, config: FitConfig) -> float:
+    """Balanced accuracy at the lowest noise on what was held out."""
+    groups = other.groups[split.held_other]
+    random = torch.Generator(groups.device).manual_seed(config.seed)
+    borrowed = groups[torch.randint(len(groups), (len(split.held_clean),), device=groups.device, generator=random)]
+    return balanced_accuracy(
+        member,
+        clean.pictures[split.held_clean],
+        other.pictures[split.held_other],
+        config.lowest,
+        groups=(borrowed, groups),
+        seed=config.seed,
+    )
 
 
 @torch.inference_mode()
 def balanced_accuracy(
-    classifier: Classifier, clean: Tensor, other: Tensor, sigma: float, *, margin: float = 0.05, seed: int = 0
+    classifier: Callable[..., Tensor],
+    clean: Tensor,
+    other: Tensor,
+    sigma: float,
+    *,
+    groups: tuple[Tensor, Tensor] | None = None,
+    margin: float = 0.05,
+    seed: int = 0,
 ) -> float:
     """Mean of the two hit rates at noise level sigma.
 
     A probability within `margin` of 0.5 counts half: thresholds ask whether p_clean > 0.5 - epsilon, so leaning the
     right way by less than that decides nothing, and a classifier that knows nothing scores 0.5.
-    clean, other: (N, C, H, W) uint8, or float32 in the units of the space.
+    clean, other: (N, C, H, W) uint8, or float32 in the units of the space. groups: what the classifier is told of each.
     """
     generator = torch.Generator(clean.device).manual_seed(seed)
     rates = []
-    for pictures, sign in ((clean, 1), (other, -1)):
+    for pictures, sign, group in zip((clean, other), (1, -1), groups or (None, None), strict=True):
         hits = 0.0
-        for part in torch.split(pictures, 1024):
-            x0 = _unit(part)
-            z = torch.randn(x0.shape, device=part.device, generator=generator)
-            lean = sign * (
-                torch.sigmoid(classifier(x0 + sigma * z, torch.tensor([sigma]).to(x0).expand(len(x0)))) - 0.5
-            )
+        for part in torch.split(torch.arange(len(pictures), device=clean.device), 1024):
+            x0 = _unit(pictures[part])
+            x = x0 + sigma * torch.randn(x0.shape, device=x0.device, generator=generator)
+            told = () if group is None else (group[part],)
+            lean = sign * (torch.sigmoid(classifier(x, torch.tensor([sigma]).to(x0).expand(len(x0)), *told)) - 0.5)
             hits += float((lean > margin).sum()) + 0.5 * float((lean.abs() <= margin).sum())
         rates.append(hits / len(pictures))
     return sum(rates) / 2
@@ -116,34 +264,48 @@ def balanced_accuracy(
 
 def _loss(
     classifier: QualityClassifier,
-    clean: Tensor,
-    other: Tensor,
+    clean: Sample,
+    other: Sample,
+    clean_places: Tensor,
+    other_places: Tensor,
     half: int,
     config: FitConfig,
     generator: torch.Generator,
 ) -> Tensor:
-    """Cross-entropy of one balanced batch; ln sigma is uniform over the levels, half of it over the decisive ones."""
-    device = clean.device
-    picks = [torch.randint(len(s), (half,), device=device, generator=generator) for s in (clean, other)]
-    x0 = _unit(torch.cat([clean[picks[0]], other[picks[1]]]))
-    flips = torch.rand(2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
-    x0 = torch.where(flips, x0.flip(3), x0)
+    """Cross-entropy of one balanced batch of these pictures."""
+    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, config, generator)
+    return nn.functional.binary_cross_entropy_with_logits(classifier(x, sigma, group), labels)
+
+
+def noised(
+    clean: Sample,
+    other: Sample,
+    clean_places: Tensor,
+    other_places: Tensor,
+    half: int,
+    config: FitConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A balanced batch: x (2 * half, C, H, W), sigma, group, label, each (2 * half,).
+
+    ln sigma is uniform over the levels, half of it over the decisive ones. A group's share is the square root of its
+    share of the pictures, so that a rare one is learned too; clean pictures get a group of the same distribution.
+    """
+    device = clean.pictures.device
+    told = other.groups[other_places]
+    weights = told.bincount(minlength=1).float().clamp(min=1).rsqrt()[told]
+    drawn = torch.multinomial(weights, 2 * half, replacement=True, generator=generator)
+    picks = clean_places[torch.randint(len(clean_places), (half,), device=device, generator=generator)]
+    x0 = _unit(torch.cat([clean.pictures[picks], other.pictures[other_places[drawn[half:]]]]))
+    flips = torch.rand(2, 2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
+    x0 = torch.where(flips[0], x0.flip(3), x0)
+    x0 = torch.where(flips[1], x0.transpose(2, 3), x0)
     ranges = torch.tensor([(config.lowest, config.highest), _DECISIVE], device=device).log()[torch.arange(2 * half) % 2]
     share = torch.rand(2 * half, device=device, generator=generator)
     sigma = torch.lerp(ranges[:, 0], ranges[:, 1], share).exp()
     x = x0 + sigma[:, None, None, None] * torch.randn(x0.shape, device=device, generator=generator)
     labels = (torch.arange(2 * half, device=device) < half).float()
-    return nn.functional.binary_cross_entropy_with_logits(classifier(x, sigma), labels)
-
-
-@torch.inference_mode()
-def _held_out_loss(classifier: QualityClassifier, clean: Tensor, other: Tensor, config: FitConfig) -> float:
-    """Mean cross-entropy over held-out pictures, the same noise at every check."""
-    classifier.eval()
-    generator = torch.Generator(clean.device).manual_seed(config.seed + 1)
-    losses = [_loss(classifier, clean, other, 512, config, generator) for _ in range(4)]
-    classifier.train()
-    return float(torch.stack(losses).mean())
+    return x, sigma, told[drawn], labels
 
 
 def _unit(pictures: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     AUGMENT = 5  # flips and the like
     SAMPLE = 6  # initial noise of generated pictures
     LABEL = 7  # whose label is hidden
+    FOLD = 8  # which classifier a picture is held out from
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

@@ -11,6 +11,9 @@ Array = NDArray[np.float64]
 
 NUM_LEVELS, LOWEST, HIGHEST = 48, 0.01, 80.0
 _RESAMPLES = 32
+_DRAW_RESAMPLES = 100
+_NORMAL_95 = 1.6449
+_PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
 
 
 def sigma_grid(levels: int = NUM_LEVELS, lowest: float = LOWEST, highest: float = HIGHEST) -> Array:
@@ -55,37 +58,71 @@ def crossing(fit: Array, grid: Array, tau: float) -> Array:
     return np.where(first == 0, 0.0, np.where(first == len(grid), np.inf, sigma))
 
 
-def decide(mean: Array, variance: Array, count: Array, grid: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """sigma_min of each picture with a 90 % interval for the chance of the draws.
+def draw_noise(mean: Array, variance: Array, count: Array) -> Array:
+    """How much one draw scatters at each level, as a share of p (1 - p), the most that it can: (L,).
 
-    mean, variance, count: (N, L) p_clean, the variance of one draw, the number of draws; grid: (L,); a level is good
-    when p_clean > 0.5 - epsilon. Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap, with the
-    same normal numbers for every picture, so that a picture's result does not depend on its neighbours.
+    A picture has too few draws to say it of itself, and a level with none apart would claim to be certain; all pictures
+    together say it well. Arguments of a whole pool, as in ``Curves``.
+    """
+    known = ~np.isnan(variance)
+    weight = np.where(known, count / 2 - 1, 0.0)
+    found = (weight * np.where(known, variance, 0.0)).sum(axis=0)
+    most = (weight * mean * (1 - mean)).sum(axis=0)
+    overall = found.sum() / most.sum() if most.sum() > 0 else 1.0
+    prior = _PRIOR / 4
+    share: Array = (found + prior * overall) / (most + prior)
+    return share
+
+
+def decide(
+    mean: Array, count: Array, grid: Array, epsilon: float, *, noise: Array, spread: float = 0.0
+) -> tuple[Array, Array, Array]:
+    """sigma_min of each picture with a 90 % interval.
+
+    mean, count: (N, L) p_clean and the number of draws; grid: (L,); a level is good when p_clean > 0.5 - epsilon.
+    noise: (L,) from ``draw_noise``; spread: standard deviation of ln sigma_min between classifiers of one recipe.
+    Returns sigma_min, lo, hi, each (N,). The interval for the chance of the draws is a parametric bootstrap around the
+    isotonic fit (around the raw means it covers 3 % less), with the same normal numbers for every picture, so that a
+    picture's result does not depend on its neighbours; the chance of the classifier is added in quadrature, in
+    ln sigma.
     """
     tau = 0.5 - epsilon
-    sigma_min = crossing(isotonic(mean, count), grid, tau)
-    error = np.sqrt(variance / count)
-    normals = np.random.default_rng(0).standard_normal((_RESAMPLES, mean.shape[1]))
-    resampled = np.stack([crossing(isotonic(mean + error * z, count), grid, tau) for z in normals])
+    fit = isotonic(mean, count)
+    sigma_min = crossing(fit, grid, tau)
+    smooth = (fit * count + 0.5) / (count + 1)  # a level of nothing but zeros is not certain
+    error = np.sqrt(noise * smooth * (1 - smooth) / count)
+    normals = np.random.default_rng(0).standard_normal((_DRAW_RESAMPLES, mean.shape[1]))
+    resampled = np.stack([crossing(isotonic(fit + error * z, count), grid, tau) for z in normals])
     lo, hi = np.quantile(resampled, [0.05, 0.95], axis=0, method="inverted_cdf")
-    return sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min)
+    return sigma_min, *widened(sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min), spread)
 
 
-def decide_per_source(
-    curves: Array, sources: list[str], grid: Array, epsilon: float
+def widened(sigma_min: Array, lo: Array, hi: Array, spread: float) -> tuple[Array, Array]:
+    """An interval with another source of chance added, of standard deviation `spread` in ln sigma."""
+    finite = np.isfinite(sigma_min) & (sigma_min > 0)
+    centre = np.where(finite, sigma_min, 1.0)
+    more = _NORMAL_95 * spread
+    below = np.exp(-np.hypot(np.log(centre / np.where(finite & (lo > 0), lo, centre)), more))
+    above = np.exp(np.hypot(np.log(np.where(finite & np.isfinite(hi), hi, centre) / centre), more))
+    return np.where(finite & (lo > 0), centre * below, lo), np.where(finite & np.isfinite(hi), centre * above, hi)
+
+
+def decide_per_group(
+    curves: Array, groups: list[str], grid: Array, epsilon: float, *, spread: float = 0.0
 ) -> dict[str, tuple[float, float, float]]:
-    """One sigma_min per source: the crossing of the mean curve of its pictures (eq. 3.2).
+    """One sigma_min per group of pictures, such as a source: the crossing of their mean curve (eq. 3.2).
 
-    curves: (N, L) p_clean; sources: N names. Returns source -> (sigma_min, lo, hi); the 90 % interval is a bootstrap
-    over the pictures of the source.
+    curves: (N, L) p_clean; groups: N names. Returns group -> (sigma_min, lo, hi); the 90 % interval is a bootstrap
+    over the pictures of the group, widened as in ``decide``.
     """
-    names = np.asarray(sources)
+    names = np.asarray(groups, dtype=object)
     out: dict[str, tuple[float, float, float]] = {}
-    for source in sorted(set(sources)):
-        mine = curves[names == source]
+    for group in sorted(set(groups)):
+        mine = curves[names == group]
         picks = np.random.default_rng(0).integers(len(mine), size=(_RESAMPLES, len(mine)))
         means = np.stack([mine.mean(axis=0), *(mine[pick].mean(axis=0) for pick in picks)])
         sigmas = crossing(isotonic(means), grid, 0.5 - epsilon)
         lo, hi = np.quantile(sigmas[1:], [0.05, 0.95], method="inverted_cdf")
-        out[source] = (float(sigmas[0]), float(min(lo, sigmas[0])), float(max(hi, sigmas[0])))
+        low, high = widened(sigmas[:1], np.minimum(lo, sigmas[:1]), np.maximum(hi, sigmas[:1]), spread)
+        out[group] = (float(sigmas[0]), float(low[0]), float(high[0]))
     return out

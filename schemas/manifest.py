@@ -19,7 +19,7 @@ MAIN_ROOT = "pool"
 
 STATUSES = ("ok", "unreadable", "too_small", "too_large", "duplicate", "excluded")
 ROLES = ("clean", "pool")
-METHODS = ("clean", "classifier", "source", "fixed", "rule", "quantile")
+METHODS = ("clean", "classifier", "source", "label", "quality", "fixed", "rule", "quantile")
 
 _category = pa.dictionary(pa.int32(), pa.string())
 
@@ -72,6 +72,8 @@ class Metadata:
 
     sigma_grid: noise levels of p_clean, ascending. draws: noise draws per level, on average.
     epsilon: a level counts as good when p_clean > 0.5 - epsilon. classifier: BLAKE2b-128 of its file, or None.
+    draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: standard deviation of
+    ln sigma_min between classifiers of the same recipe.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
     """
@@ -86,6 +88,8 @@ class Metadata:
     draws: int = 0
     epsilon: float = 0.05
     classifier: str | None = None
+    draw_noise: list[float] = field(default_factory=list)
+    fold_spread: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:

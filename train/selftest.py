@@ -20,13 +20,13 @@ from PIL import Image
 
 from .. import __version__
 from ..curate.curves import Curves, search
-from ..curate.fit import FitConfig, fit_classifier
+from ..curate.fit import FitConfig, Sample, cross_fit
 from ..curate.images import Unusable, load_many, to_unit
 from ..curate.manifest import write_manifest
 from ..curate.noise import Purpose, names_of, normals, words
 from ..curate.pool import find, scan, to_table
 from ..curate.scores import SCORES
-from ..curate.threshold import decide, sigma_grid
+from ..curate.threshold import decide, draw_noise, sigma_grid
 from ..curate.uris import Roots
 from ..schemas.manifest import MAIN_ROOT, Metadata, manifest_schema
 from ..schemas.space import Space
@@ -35,10 +35,10 @@ from .loop import train
 from .networks.unet import UNetConfig
 
 _SPACE = Space(resolution=16, channels=1)
-_NUM, _HELD_OUT = 60, 10  # pictures of each kind
+_NUM = 60  # pictures of each kind
 _BLUR = 1.5  # pixels
 _DRAWS, _EPSILON = 4, 0.05
-_FIT = FitConfig(steps=60, batch_size=128, checks=3)
+_FIT = FitConfig(steps=60, batch_size=128)
 _TRAIN = TrainConfig(
     num_images=640,
     batch_size=32,
@@ -97,7 +97,8 @@ def measure(folder: Path, device: torch.device) -> Values:
     with _one_thread():
         records = _records(folder / "pool")
         curves = _curves(records, folder / "pool", device)
-        sigma_min, *_ = decide(curves.mean, curves.variance, curves.count, sigma_grid(), _EPSILON)
+        noise = draw_noise(curves.mean, curves.variance, curves.count)
+        sigma_min, *_ = decide(curves.mean, curves.count, sigma_grid(), _EPSILON, noise=noise)
         manifest = _manifest(folder, records, sigma_min)
         train(manifest, folder / "run", _TRAIN, device=str(device), workers=0)
     blurred = np.array(records["source"].to_pylist()) == "blurred"
@@ -126,12 +127,14 @@ def _curves(records: pa.Table, pool: Path, device: torch.device) -> Curves:
     """Train a classifier of clean against blurred on the CPU, and search for the crossings on the device."""
     loaded = load_many(records["uri"].to_pylist(), _SPACE, _roots(pool), workers=0)
     pictures = torch.from_numpy(np.stack([picture for _, picture in loaded if not isinstance(picture, Unusable)]))
-    other, clean = pictures[:_NUM], pictures[_NUM:]
-    parts = (clean[_HELD_OUT:], other[_HELD_OUT:], clean[:_HELD_OUT], other[:_HELD_OUT])
-    classifier = fit_classifier(*parts, space=_SPACE, config=_FIT).classifier.to(device)
-    names = names_of(records["id"].to_pylist(), device)
-    x = to_unit(pictures.to(device))
-    return search(classifier, x, names, sigma_grid(), draws=_DRAWS, tau=0.5 - _EPSILON)
+    names = names_of(records["id"].to_pylist())
+    groups = torch.zeros(_NUM, dtype=torch.int64)
+    other, clean = (
+        Sample(pictures=pictures[part], names=names[part], groups=groups) for part in (slice(_NUM), slice(_NUM, None))
+    )
+    classifier = cross_fit(clean, other, space=_SPACE, config=_FIT).members[0].to(device)
+    x, told = to_unit(pictures.to(device)), torch.zeros(2 * _NUM, dtype=torch.int64, device=device)
+    return search(classifier, x, names.to(device), sigma_grid(), groups=told, draws=_DRAWS, tau=0.5 - _EPSILON)
 
 
 def _manifest(folder: Path, records: pa.Table, sigma_min: NDArray[np.float64]) -> Path:

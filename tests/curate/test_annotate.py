@@ -15,11 +15,12 @@ import pytest
 import torch
 from ambient import __version__
 from ambient.curate import annotate as stages
+from ambient.curate import measure
 from ambient.curate.annotate import AnnotateConfig, annotate
 from ambient.curate.curves import Curves
 from ambient.curate.noise import names_of
 from ambient.curate.reporter import Reporter
-from ambient.curate.threshold import decide_per_source, sigma_grid
+from ambient.curate.threshold import decide_per_group, sigma_grid
 from ambient.curate.uris import close_archives
 from ambient.schemas.manifest import Metadata, check_rows, read_metadata
 from ambient.schemas.space import Space
@@ -29,13 +30,14 @@ STEPS, DRAWS = 30, 2
 SLOW_PARTS = """
 import sys, time
 import ambient.curate.annotate as stages
+import ambient.curate.measure as measuring
 from ambient.cli import main
-stages.CURVES_PER_PART = 32
+measuring.CURVES_PER_PART = 32
 last, real = sys.argv.pop(1), stages.write_table
 def write_then_wait(path, table):
     real(path, table)
     time.sleep(600 if path.stem == last else 0)
-stages.write_table = write_then_wait
+stages.write_table = measuring.write_table = write_then_wait
 main()
 """
 """The program with small parts, which waits after the part that its first argument names."""
@@ -65,7 +67,7 @@ def config_of(pool: Path, **changes: object) -> AnnotateConfig:
 def manifest(pool: Path) -> Path:
     """Of an undisturbed run."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(stages, "CURVES_PER_PART", 32)
+    patch.setattr(measure, "CURVES_PER_PART", 32)
     path = pool.parent / "manifest.parquet"
     annotate(pool, path, config_of(pool), device="cpu", reporter=Reporter(quiet=True))
     patch.undo()
@@ -182,16 +184,21 @@ def test_per_source_is_one_threshold_from_the_mean_curve(manifest: Path, pool: P
         mean = np.array([by_name[int(name)] for name in names])
         return Curves(mean=mean, variance=np.zeros_like(mean), count=np.ones_like(mean))
 
-    monkeypatch.setattr(stages, "search", remembered)
+    monkeypatch.setattr(measure, "search", remembered)
     out = pool.parent / "per_source.parquet"
     annotate(pool, out, config_of(pool, per="source", steps=1, accept_indistinguishable=True), device="cpu")
     rows = [row for row in rows_of(out).values() if row["status"] == "ok"]
+    spread = read_metadata(out).fold_spread
     out.unlink()
     assert {row["method"] for row in rows if row["role"] == "pool"} == {"source"}
     assert {row["sigma_min"] for row in rows if row["role"] == "clean"} == {0.0}
     mine = [row for row in rows if row["role"] == "pool"]
-    expected = decide_per_source(
-        np.array([row["p_clean"] for row in mine]), [row["source"] for row in mine], sigma_grid(), 0.05
+    expected = decide_per_group(
+        np.array([row["p_clean"] for row in mine]),
+        [row["source"] for row in mine],
+        sigma_grid(),
+        0.05,
+        spread=spread,
     )
     assert sorted(expected) == ["blurred", "soft"]
     for row in mine:

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
+from ambient.curate import learn, measure
 from ambient.curate.annotate import AnnotateConfig, annotate, plan
+from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
-from ambient.curate.fit import Fit
+from ambient.curate.fit import Fit, Sample
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
@@ -41,8 +43,13 @@ class Constant(torch.nn.Module):
         super().__init__()
         self.logit = logit
 
-    def forward(self, x: torch.Tensor, _sigma: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, _sigma: torch.Tensor, _group: torch.Tensor) -> torch.Tensor:
         return torch.full((len(x),), self.logit)
+
+
+def of(classifier: torch.nn.Module) -> CrossFitted:
+    """The same classifier for every fold."""
+    return CrossFitted([classifier, classifier], seed=0, groups=("",))
 
 
 Stub = Callable[..., None]
@@ -53,13 +60,16 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     """Replaces the classifier by one that always says the same logit, "trained" to the accuracy given."""
 
     def install(logit: float = 0.0, accuracy: float = 1.0) -> None:
-        def fit(*sets: torch.Tensor, **_options: object) -> Fit:
-            install.shapes = [tuple(pictures.shape) for pictures in sets]
-            return Fit(classifier=Constant(logit), held_out_loss=0.5, accuracy=accuracy)
+        def fit(*sets: Sample, **_options: object) -> Fit:
+            install.shapes = [tuple(sample.pictures.shape) for sample in sets]
+            return Fit(members=[Constant(logit)] * 2, splits=[], held_out_loss=0.5, accuracy=accuracy, steps=1)
 
-        monkeypatch.setattr(stages, "fit_classifier", fit)
-        monkeypatch.setattr(stages, "save_classifier", lambda path, _: path.write_bytes(b"stub"))
-        monkeypatch.setattr(stages, "load_classifier", lambda _: (Constant(logit), "0" * 32))
+        monkeypatch.setattr(learn, "cross_fit", fit)
+        monkeypatch.setattr(learn, "save_classifier", lambda path, _: path.write_bytes(b"stub"))
+        monkeypatch.setattr(learn, "load_classifier", lambda _: (of(Constant(logit)), "0" * 32))
+        monkeypatch.setattr(learn, "CrossFitted", lambda *_, **__: None)
+        for name in ("calibrate", "fold_spread", "warn_of_confounds"):
+            monkeypatch.setattr(learn, name, lambda *_, **__: 0.0)
 
     return install
 
@@ -89,8 +99,8 @@ def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
 def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub()
     monkeypatch.setattr(stages, "RECORDS_PER_PART", 10)
-    monkeypatch.setattr(stages, "CURVES_PER_PART", 10)
-    real, seen = stages.search, []
+    monkeypatch.setattr(measure, "CURVES_PER_PART", 10)
+    real, seen = measure.cross_search, []
 
     def fail_at_the_second(*arguments: object, **options: object) -> Curves:
         seen.append(arguments)
@@ -98,11 +108,11 @@ def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, mon
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(stages, "search", fail_at_the_second)
+    monkeypatch.setattr(measure, "cross_search", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(small)
     monkeypatch.setattr(stages, "scan", None)
-    monkeypatch.setattr(stages, "fit_classifier", None)
+    monkeypatch.setattr(learn, "cross_fit", None)
     assert len(run(small)) == 28
     assert len(seen) == 2 + 2  # of three parts, the first was there
 
@@ -170,10 +180,10 @@ def test_accuracy_of_just_enough_passes(small: Path, stub: Stub) -> None:
     assert len(run(small)) == 28
 
 
-def test_held_out_pictures_are_no_training_pictures(small: Path, stub: Stub) -> None:
+def test_the_classifier_sees_every_usable_picture_once(small: Path, stub: Stub) -> None:
     stub()
     run(small)
-    assert stub.shapes == [(10, 3, 16, 16), (13, 3, 16, 16), (2, 3, 16, 16), (3, 3, 16, 16)]
+    assert stub.shapes == [(12, 3, 16, 16), (16, 3, 16, 16)]
 
 
 def test_a_curve_that_never_crosses_is_inf_and_said_aloud(
@@ -183,7 +193,9 @@ def test_a_curve_that_never_crosses_is_inf_and_said_aloud(
     rows = run(small)
     assert {row["sigma_min"] for row in rows.values() if row["role"] == "pool"} == {math.inf}
     assert {row["sigma_min"] for row in rows.values() if row["role"] == "clean"} == {0.0}
-    assert "warning: 16 of them look wrong at every noise level" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: 16 of them look wrong at every noise level" in said
+    assert "8 in soft, 8 in blurred" in said
 
 
 def test_p_clean_and_epsilon(small: Path, stub: Stub) -> None:
@@ -202,14 +214,14 @@ def test_a_picture_that_vanishes_is_unreadable_and_the_run_goes_on(
     small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, gone: list[str], per: str
 ) -> None:
     stub()
-    trained = stages.fit_classifier
+    trained = learn.cross_fit
 
-    def vanish(*sets: torch.Tensor, **options: object) -> Fit:
+    def vanish(*sets: Sample, **options: object) -> Fit:
         for name in gone:
             shutil.rmtree(small / name) if (small / name).is_dir() else (small / name).unlink()
         return trained(*sets, **options)
 
-    monkeypatch.setattr(stages, "fit_classifier", vanish)
+    monkeypatch.setattr(learn, "cross_fit", vanish)
     rows = run(small, per=per)
     check_rows(pq.read_table(small.parent / "m.parquet"), "it")
     for uri, row in rows.items():
@@ -332,7 +344,7 @@ def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, m
 
     stub()
     for name in ("save_classifier", "pq.write_table", "pq.ParquetWriter"):
-        target = f"ambient.curate.{'annotate' if '.' not in name else 'manifest'}.{name}"
+        target = f"ambient.curate.{'learn' if '.' not in name else 'manifest'}.{name}"
         with monkeypatch.context() as patch:
             patch.setattr(target, full)
             assert "the disk is full" in refusal(small)

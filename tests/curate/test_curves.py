@@ -5,7 +5,7 @@ import pytest
 import torch
 from ambient.curate.curves import p_clean, search
 from ambient.curate.noise import names_of
-from ambient.curate.threshold import crossing, isotonic, sigma_grid
+from ambient.curate.threshold import crossing, decide, draw_noise, isotonic, sigma_grid
 from scipy import integrate, stats
 from torch import Tensor
 
@@ -56,8 +56,9 @@ def test_every_picture_level_and_draw_has_noise_of_its_own() -> None:
         return x[:, 0, 0, 0] / sigma
 
     found = torch.logit(curves(torch.zeros(7, 1, 8, 8), classifier=noise, draws=500).double())
-    table = found.reshape(21, 500).numpy()
-    assert np.abs(np.corrcoef(table) - np.eye(21)).max() < 5 / np.sqrt(500)
+    torch.testing.assert_close(found[..., 1::2], -found[..., ::2], rtol=1e-4, atol=1e-5)  # pairs of opposite signs
+    table = found[..., ::2].reshape(21, 250).numpy()
+    assert np.abs(np.corrcoef(table) - np.eye(21)).max() < 5 / np.sqrt(250)
     assert len(np.unique(table.round(6))) > 0.99 * table.size
     assert stats.kstest(table.flatten(), "norm").pvalue > 0.01
 
@@ -120,7 +121,11 @@ def test_search_means_and_variances_are_of_the_draws_it_counts() -> None:
         at = found.count == count
         drawn = many[..., : int(count)]
         np.testing.assert_allclose(found.mean[at], drawn.mean(axis=2)[at], rtol=1e-5)
-        np.testing.assert_allclose(found.variance[at], drawn.var(axis=2, ddof=1)[at], rtol=1e-3, atol=1e-9)
+        pairs = drawn.reshape(*drawn.shape[:2], -1, 2).mean(axis=3)
+        if pairs.shape[2] == 1:
+            assert np.isnan(found.variance[at]).all()
+        else:
+            np.testing.assert_allclose(found.variance[at], 2 * pairs.var(axis=2, ddof=1)[at], rtol=1e-3, atol=1e-9)
 
 
 def test_search_of_one_picture_alone_is_the_same() -> None:
@@ -133,9 +138,12 @@ def test_search_of_one_picture_alone_is_the_same() -> None:
 
 def test_one_draw_is_not_taken_for_certainty() -> None:
     found = searched(draws=1)
-    unsure = (found.mean > 0.05) & (found.mean < 0.95)
-    assert unsure.any()
-    assert (found.variance[unsure] > 0).all()
+    assert np.isnan(found.variance).all()
+    noise = draw_noise(found.mean, found.variance, found.count)
+    np.testing.assert_allclose(noise, 1.0)  # the most that it can be
+    sigma_min, lo, hi = decide(found.mean, found.count, sigma_grid(), 0.05, noise=noise)
+    assert (lo < sigma_min).all()
+    assert (sigma_min < hi).all()
 
 
 def test_search_of_no_pictures() -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from ambient.curate.threshold import crossing, decide, decide_per_source, isotonic, sigma_grid
+from ambient.curate.threshold import crossing, decide, decide_per_group, draw_noise, isotonic, sigma_grid
 from scipy.optimize import brentq, isotonic_regression
 from scipy.special import expit
 
@@ -25,9 +25,16 @@ def draws_of(curve: np.ndarray, num: int, draws: int, random: np.random.Generato
 
 def decided(draws: np.ndarray, epsilon: float = 0.05) -> np.ndarray:
     """(3, N): sigma_min, lo and hi from draws (N, L, D)."""
-    num = draws.shape[2]
-    variance = draws.var(axis=2, ddof=1) if num > 1 else np.full(draws.shape[:2], 0.25)
-    return np.stack(decide(draws.mean(axis=2), variance, np.full(draws.shape[:2], num), GRID, epsilon))
+    mean, count = draws.mean(axis=2), np.full(draws.shape[:2], draws.shape[2])
+    return np.stack(decide(mean, count, GRID, epsilon, noise=noise_of(draws)))
+
+
+def noise_of(draws: np.ndarray) -> np.ndarray:
+    """(L,) from independent draws; a pair of them has half the variance of one."""
+    if draws.shape[2] < 4 or len(draws) == 0:
+        return np.ones(draws.shape[1])
+    pairs = draws.reshape(*draws.shape[:2], -1, 2).mean(axis=3)
+    return draw_noise(draws.mean(axis=2), 2 * pairs.var(axis=2, ddof=1), np.full(draws.shape[:2], draws.shape[2]))
 
 
 def gaussian_draws(num: int, draws: int, random: np.random.Generator) -> np.ndarray:
@@ -125,16 +132,22 @@ def test_decide_brackets_its_value(draws: int) -> None:
 def test_interval_holds_the_truth_nine_times_in_ten(draws: int) -> None:
     _, lo, hi = decided(gaussian_draws(800, draws, np.random.default_rng(2)))
     truth = math.exp(gaussian_ln_sigma_min())
-    assert 0.83 <= ((lo <= truth) & (truth <= hi)).mean() <= 0.95
+    # Of an exact Gaussian model it holds a little more than it says: 0.96, which is the safe side.
+    assert 0.85 <= ((lo <= truth) & (truth <= hi)).mean() <= 0.97
 
 
 def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     given = draws_of(logistic_curve(0.0), 20, 8, np.random.default_rng(3))
-    together = decided(given)
-    alone = np.concatenate([decided(one[None]) for one in given], axis=1)
+    noise = np.full(48, 0.7)
+
+    def alike(draws: np.ndarray) -> np.ndarray:
+        return np.stack(decide(draws.mean(axis=2), np.full(draws.shape[:2], 8), GRID, 0.05, noise=noise))
+
+    together = alike(given)
+    alone = np.concatenate([alike(one[None]) for one in given], axis=1)
     order = np.random.default_rng(4).permutation(20)
     assert np.array_equal(together, alone)
-    assert np.array_equal(decided(given[order]), together[:, order])
+    assert np.array_equal(alike(given[order]), together[:, order])
 
 
 def test_no_pictures() -> None:
@@ -153,7 +166,7 @@ def test_per_source_is_the_crossing_of_the_mean_curve() -> None:
     centres = {"a": -1.0, "b": 1.0}
     sources = random.choice(["a", "b"], 200).tolist()
     curves = np.stack([logistic_curve(centres[s] + random.normal() / 2) for s in sources])
-    found = decide_per_source(curves, sources, GRID, 0.05)
+    found = decide_per_group(curves, sources, GRID, 0.05)
     assert list(found) == ["a", "b"]
     for source, (sigma_min, lo, hi) in found.items():
         mean = curves[[s == source for s in sources]].mean(axis=0, keepdims=True)
@@ -161,4 +174,4 @@ def test_per_source_is_the_crossing_of_the_mean_curve() -> None:
         assert lo < sigma_min < hi
         assert lo > 0.5 * sigma_min
     only_a = [s == "a" for s in sources]
-    assert decide_per_source(curves[only_a], ["a"] * sum(only_a), GRID, 0.05)["a"] == found["a"]
+    assert decide_per_group(curves[only_a], ["a"] * sum(only_a), GRID, 0.05)["a"] == found["a"]

@@ -1,0 +1,91 @@
+"""Classifiers that never judge what they trained on: a pool is cut into folds, and each picture is scored by the one
+that was trained without its fold.
+
+Which fold a picture is in depends on its content id and the seed alone, so it can be computed again at any time, for
+pictures that are added later too.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ..schemas.errors import UserError
+from ..schemas.space import Space
+from .classifier import ClassifierConfig, QualityClassifier
+from .noise import Purpose, words
+
+FOLDS = 2
+
+
+def folds_of(names: Tensor, folds: int, seed: int) -> Tensor:
+    """(N,) int64 fold of each picture; names: (N,) int64 from ``names_of``."""
+    return words(names, 1, seed=seed, purpose=Purpose.FOLD)[:, 0] % folds
+
+
+class CrossFitted(nn.Module):
+    """members[k] was trained without the pictures of fold k, and judges those.
+
+    groups: names of the groups of other pictures that the members can be told, in their order; the last one stands for
+    every name that is not listed.
+    spread: standard deviation of ln sigma_min between classifiers of the same recipe.
+    """
+
+    def __init__(
+        self, members: Iterable[QualityClassifier], *, seed: int, groups: tuple[str, ...], spread: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.seed, self.groups, self.spread = seed, groups, spread
+
+    def folds(self, names: Tensor) -> Tensor:
+        """(N,) which member judges each of these pictures."""
+        return folds_of(names, len(self.members), self.seed)
+
+    def group_of(self, source: str) -> int:
+        return self.groups.index(source) if source in self.groups else len(self.groups) - 1
+
+
+def save_classifier(path: Path, classifier: CrossFitted) -> str:
+    """Write the weights of all members and, in the header, what they need as JSON. Returns the file's BLAKE2b-128."""
+    first = classifier.members[0]
+    assert isinstance(first, QualityClassifier)
+    header = {
+        "space": first.space.to_json(),
+        "config": asdict(first.config),
+        "folds": len(classifier.members),
+        "seed": classifier.seed,
+        "groups": classifier.groups,
+        "spread": classifier.spread,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
+    data = save(tensors, metadata={"ambient-classifier": json.dumps(header, sort_keys=True)})
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def load_classifier(path: Path) -> tuple[CrossFitted, str]:
+    """The classifiers in a file written by ``save_classifier``, in evaluation mode, and the file's BLAKE2b-128."""
+    try:
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ambient-classifier"])
+        tensors = load(data)
+        space, config = Space.from_json(header["space"]), ClassifierConfig(**header["config"])
+        classifier = CrossFitted(
+            [QualityClassifier(space, config) for _ in range(header["folds"])],
+            seed=header["seed"],
+            groups=tuple(header["groups"]),
+            spread=header["spread"],
+        )
+        classifier.load_state_dict(tensors)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path} is not a classifier written by this version of ambient ({error})") from error
+    return classifier.eval(), hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,193 @@
+"""From curves to thresholds: the stage that decides, and decides again from a manifest, without a GPU."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ..schemas.errors import UserError
+from ..schemas.manifest import THRESHOLDS
+from .columns import Rows, is_, matrix, words
+from .pool import replaced
+from .query import locked
+from .query import run as ask
+from .reporter import Reporter
+from .threshold import decide, decide_per_group
+
+Per = Literal["picture", "source", "label", "quality"]
+_BATCH = 16_384  # rows decided at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """What turns a row into sigma_min.
+
+    From its curve: epsilon; per: a value of its own, or one for its source, label, or tenth by the score `by`.
+    Without: fixed, one value for all; sql, an expression over the columns of the manifest; quantile, a score whose
+    lowest `share` gets `fixed`, and the others 0. use: "hi" takes the upper end of the interval. floor, cap: bounds of
+    the finite values. Clean pictures keep 0.
+    """
+
+    epsilon: float = 0.05
+    per: Per = "picture"
+    by: str | None = None
+    fixed: float | None = None
+    sql: str | None = None
+    quantile: str | None = None
+    share: float = 0.9
+    use: Literal["estimate", "hi"] = "estimate"
+    floor: float = 0.0
+    cap: float = float("inf")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < 0.5:
+            raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
+        if self.fixed is not None and not self.fixed >= 0:
+            raise UserError(f"--sigma-min must be a number >= 0, not {self.fixed}")
+        if self.sql is not None and (self.fixed is not None or self.quantile is not None):
+            raise UserError("--rule says everything: leave out --sigma-min and --quantile")
+        if self.quantile is not None and self.fixed is None:
+            raise UserError("--quantile SCORE needs --sigma-min: the value for the pictures with the lowest scores")
+        if not 0 < self.share <= 1:
+            raise UserError(f"--share must lie in (0, 1], not {self.share}")
+        if self.per == "quality" and self.by is None:
+            raise UserError("--per quality needs --by SCORE")
+        if not 0 <= self.floor <= self.cap:
+            raise UserError(
+                f"--floor and --cap must be numbers with 0 <= floor <= cap, not {self.floor} and {self.cap}"
+            )
+        if self.use not in ("estimate", "hi"):
+            raise UserError(f"--use is estimate or hi, not {self.use!r}")
+
+    @property
+    def needs_curves(self) -> bool:
+        return self.fixed is None and self.sql is None
+
+    @property
+    def method(self) -> str:
+        if self.needs_curves:
+            return "classifier" if self.per == "picture" else self.per
+        return "rule" if self.sql is not None else "quantile" if self.quantile is not None else "fixed"
+
+
+def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: float, reporter: Reporter) -> pa.Table:
+    """The manifest's rows with the thresholds, and the method, that a rule gives the usable ones.
+
+    grid: (L,) noise levels of the curves; noise: (L,) from ``draw_noise``; spread: between classifiers.
+    """
+    ok = is_(table, "status", "ok")
+    use = ok & ~is_(table, "role", "clean")
+    values = np.where(ok, 0.0, np.nan)[:, None].repeat(3, axis=1)
+    values[use] = _values(table.filter(pa.array(use)), rule, grid, noise, spread, reporter)
+    for name, column in zip(THRESHOLDS, values.T, strict=True):
+        table = replaced(table, name, pa.array(column, pa.float32(), mask=~ok))
+    method = np.where(use, rule.method, "clean")
+    _summary(table.filter(pa.array(use)), values[use, 0], reporter)
+    return replaced(table, "method", pa.array(method, pa.string(), mask=~ok))
+
+
+def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float, reporter: Reporter) -> Rows:
+    """(N, 3) sigma_min, lo, hi of usable rows that are not clean."""
+    if rule.sql is not None:
+        values = np.repeat(_by_sql(rows, rule.sql)[:, None], 3, axis=1)
+    elif rule.quantile is not None:
+        lowest = _lowest(rows, rule.quantile, rule.share, reporter)
+        values = np.where(lowest, rule.fixed or 0.0, 0.0)[:, None].repeat(3, axis=1)
+    elif rule.fixed is not None:
+        values = np.full((len(rows), 3), rule.fixed)
+    elif rule.per == "picture":
+        values = _per_picture(rows, rule, grid, noise, spread)
+    else:
+        values = _per_group(rows, _groups(rows, rule), rule, grid, spread)
+    if rule.use == "hi":
+        values[:, 0] = values[:, 2]
+    return np.where(np.isinf(values), values, values.clip(rule.floor, rule.cap))
+
+
+def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float) -> Rows:
+    parts = [np.zeros((0, 3))]
+    for start in range(0, len(rows), _BATCH):
+        part = rows.slice(start, _BATCH)
+        mean, count = (matrix(part[name], len(grid)) for name in ("p_clean", "draws"))
+        parts.append(np.stack(decide(mean, count, grid, rule.epsilon, noise=noise, spread=spread), axis=1))
+    return np.concatenate(parts)
+
+
+def _per_group(rows: pa.Table, groups: Rows, rule: Rule, grid: Rows, spread: float) -> Rows:
+    """One value for each group, from the mean curve of its pictures (eq. 3.2)."""
+    found = decide_per_group(matrix(rows["p_clean"], len(grid)), groups.tolist(), grid, rule.epsilon, spread=spread)
+    return np.array([found[group] for group in groups]).reshape(len(rows), 3)
+
+
+def _groups(rows: pa.Table, rule: Rule) -> Rows:
+    """(N,) the name of each row's group."""
+    if rule.per == "source":
+        return words(rows, "source")
+    if rule.per == "label":
+        return np.array([str(label) for label in rows["label"].to_pylist()], dtype=object)
+    assert rule.by is not None
+    tenth = np.ceil(_rank(_score(rows, rule.by)) * 10)
+    return np.array([str(int(number)) for number in tenth], dtype=object)
+
+
+def _lowest(rows: pa.Table, score: str, share: float, reporter: Reporter) -> Rows:
+    """(N,) whether a row is among the lowest share by a score: at most that share, and ties are on one side."""
+    values = _score(rows, score)
+    missing = np.isnan(values)
+    if missing.any():
+        reporter.warn(f"{int(missing.sum()):,} pictures have no {score}: they count among the lowest")
+    lowest: Rows = missing | (_rank(values) <= share + 1e-9)
+    return lowest
+
+
+def _rank(scores: Rows) -> Rows:
+    """Share of the scores that are no higher than each, in (0, 1], the same for equal ones; 0 for NaN."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.where(np.isnan(scores), -np.inf, scores), method="max") / max(len(scores), 1)
+    found: Rows = np.where(np.isnan(scores), 0.0, ranks)
+    return found
+
+
+def _score(rows: pa.Table, name: str) -> Rows:
+    if name not in rows.column_names or not pa.types.is_floating(rows[name].type):
+        raise UserError(f"the manifest has no score {name!r}")
+    values: Rows = rows[name].to_numpy().astype(np.float64)
+    return values
+
+
+def _by_sql(rows: pa.Table, expression: str) -> Rows:
+    """(N,) the value of a SQL expression over each row. Raises UserError where it is not a number >= 0."""
+    numbered = rows.append_column("_row", pa.array(np.arange(len(rows))))
+    with locked() as connection:
+        connection.register("manifest", numbered)
+        answer = ask(connection, f"SELECT _row, ({expression}\n)::DOUBLE AS sigma_min FROM manifest ORDER BY _row")
+    values: Rows = answer["sigma_min"].to_numpy().astype(np.float64)
+    if len(wrong := np.flatnonzero(~(values >= 0))):
+        given: Any = answer["sigma_min"][int(wrong[0])].as_py()
+        raise UserError(
+            f"--rule gives {'NULL' if given is None else given} for {rows['uri'][int(wrong[0])].as_py()!r}: it must "
+            "give a number >= 0 for every picture that is not clean (add an ELSE)"
+        )
+    return values
+
+
+def _summary(rows: pa.Table, sigma_min: Rows, reporter: Reporter) -> None:
+    """Say what was decided; what noise cannot fix is counted by source."""
+    if len(sigma_min) == 0:
+        reporter.warn("no picture is left to annotate: all that are usable are clean")
+        return
+    never, everywhere = np.isinf(sigma_min), int((sigma_min == 0).sum())
+    middle = np.quantile(sigma_min, 0.5, method="inverted_cdf")
+    reporter.say(f"sigma_min of {len(sigma_min):,} pictures that are not clean: median {middle:.3g}")
+    if everywhere:
+        reporter.say(f"{everywhere:,} of them look clean at every noise level: sigma_min = 0")
+    if never.any():
+        names, counts = np.unique(words(rows, "source")[never].astype(str), return_counts=True)
+        most = sorted(zip(counts.tolist(), names.tolist(), strict=True), reverse=True)
+        listed = ", ".join(f"{count:,} in {name}" for count, name in most[:8]) + (", ..." if len(most) > 8 else "")
+        reporter.warn(
+            f"{int(never.sum()):,} of them look wrong at every noise level, which noise cannot mend (colour cast, "
+            f"borders, watermarks, other content?): sigma_min = inf, never used in training: {listed}"
+        )

@@ -1,0 +1,121 @@
+"""The stage that trains the classifier: what it sees, what it is told, and when it is not believed."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from ..schemas.errors import UserError
+from ..schemas.space import Space
+from .calibrate import calibrate
+from .classifier import ClassifierConfig
+from .columns import is_, words
+from .confound import content_accuracy, is_confounded
+from .crossfit import FOLDS, CrossFitted, folds_of, load_classifier, save_classifier
+from .fit import MIN_ACCURACY, FitConfig, Sample, cross_fit
+from .images import Unusable, load_many
+from .manifest import replacing
+from .noise import names_of
+from .run import Run
+from .spread import fold_spread
+
+_FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
+_GROUPS, _SMALLEST_GROUP = 16, 20  # the most groups, and the fewest pictures for a group of one's own
+_SMALL = 200  # clean pictures; with fewer, thresholds are rough
+
+
+def trained(records: pa.Table, space: Space, run: Run) -> tuple[CrossFitted, str]:
+    """The classifiers and the digest of their file: trained now, or by a run that was interrupted afterwards."""
+    path = run.work.folder / "classifier.safetensors"
+    if not path.exists():
+        classifier = _train(records, space, run)
+        with replacing(path) as partial:
+            save_classifier(partial, classifier)
+    classifier, content_hash = load_classifier(path)
+    return classifier.to(run.device), content_hash
+
+
+def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
+    groups = groups_of(
+        words(records.filter(pa.array(is_(records, "status", "ok") & is_(records, "role", "pool"))), "source")
+    )
+    clean, other = (_sample(records, role, groups, space, run) for role in ("clean", "pool"))
+    if len(clean.pictures) < _SMALL:
+        run.reporter.warn(
+            f"only {len(clean.pictures):,} clean pictures: thresholds are rough, and their intervals wide; more help"
+        )
+    config = FitConfig(steps=run.config.steps, seed=run.config.seed)
+    warn_of_confounds(clean, other, config.seed, run)
+    network = ClassifierConfig(groups=len(groups))
+    with run.reporter.track("training the classifier", config.steps, "steps") as advance:
+        fit = cross_fit(clean, other, space=space, config=config, network=network, progress=advance)
+    run.reporter.say(
+        f"{len(fit.members)} classifiers, best after {fit.steps} steps; each on pictures that it has not seen: "
+        f"balanced accuracy {fit.accuracy:.3f} at sigma {config.lowest:g}, cross-entropy {fit.held_out_loss:.3f} nats"
+    )
+    must_distinguish(fit.accuracy, config.lowest, run)
+    run.reporter.say(str(calibrate(fit, clean, other, config)))
+    return CrossFitted(
+        fit.members, seed=config.seed, groups=groups, spread=fold_spread(fit, other, config.seed, run.config.epsilon)
+    )
+
+
+def groups_of(sources: np.ndarray) -> tuple[str, ...]:
+    """Names of the groups that the classifier tells apart: the largest sources, and one for what is left, named ``""``.
+
+    sources: (N,) of the usable pictures that are not clean.
+    """
+    counts = Counter(sources.tolist()).most_common()
+    large = [source for source, count in counts[: _GROUPS - 1] if count >= _SMALLEST_GROUP]
+    rest = [""] if len(large) < len(counts) else []
+    return (*sorted(large), *rest)
+
+
+def _sample(records: pa.Table, role: str, groups: tuple[str, ...], space: Space, run: Run) -> Sample:
+    """Pictures of one set, in the order of ids; a sample where there are too many."""
+    mine = records.filter(pa.array(is_(records, "status", "ok") & is_(records, "role", role)))
+    limit = max(100, _FIT_BYTES // math.prod(space.shape))
+    mine = mine.take(pc.sort_indices(mine["id"])[:limit])
+    loaded = list(load_many(mine["uri"].to_pylist(), space, run.roots, workers=run.workers))
+    good = [i for i, picture in loaded if not isinstance(picture, Unusable)]
+    if len(good) < 2:
+        raise UserError("the pictures were readable a moment ago and are not any more: is the pool being changed?")
+    pictures = np.stack([picture for _, picture in loaded if not isinstance(picture, Unusable)])
+    number = {name: i for i, name in enumerate(groups)}
+    told = [number.get(source, len(groups) - 1) for source in words(mine, "source")[good]]
+    return Sample(
+        pictures=torch.from_numpy(pictures).to(run.device),
+        names=names_of(mine["id"].take(pa.array(good)), run.device),
+        groups=torch.tensor(told, device=run.device),
+    )
+
+
+def must_distinguish(accuracy: float, sigma: float, run: Run) -> None:
+    """Do not fail open: a classifier that learned nothing says 0.5 everywhere, which would make every picture clean."""
+    if accuracy >= MIN_ACCURACY:
+        return
+    problem = (
+        f"the classifier cannot tell clean pictures from the others: balanced accuracy {accuracy:.3f} on held-out "
+        f"pictures at sigma {sigma:g}, below {MIN_ACCURACY}"
+    )
+    if not run.config.accept_indistinguishable:
+        raise UserError(
+            f"{problem}; its thresholds would call everything clean. Check the clean set, add pictures or --steps, or "
+            "pass --accept-indistinguishable if the pool really is as good as the clean set"
+        )
+    run.reporter.warn(f"{problem}; going on, as asked: do not trust these thresholds")
+
+
+def warn_of_confounds(clean: Sample, other: Sample, seed: int, run: Run) -> None:
+    """Say it when the two sets differ in content: the classifier would take that for quality."""
+    folds = folds_of(clean.names, FOLDS, seed), folds_of(other.names, FOLDS, seed)
+    accuracy, error = content_accuracy(clean, other, folds, FOLDS)
+    if is_confounded(accuracy, error):
+        run.reporter.warn(
+            f"clean and other pictures differ in content, not only in quality: as thumbnails of 4x4 pixels they are "
+            f"told apart with balanced accuracy {accuracy:.2f} (0.5 is chance). Brightness, colour, subject or camera "
+            "will count as quality, and sigma_min come out too high: choose clean pictures of the others' kind"
+        )
