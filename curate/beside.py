@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 EXTENSIONS = ("json", "txt", "cls")
-LABELS = "dataset.json"
+LABELS_FILE = "dataset.json"
+LABELS, CAPTIONS = ("label", "cls", "class"), ("caption", "text", "prompt")
+"""Names under which they are found in JSON and in columns of tables."""
 
-_CAPTIONS, _LABELS = ("caption", "text", "prompt"), ("label", "cls", "class")
 _MAX_BYTES = 1 << 20  # of one file beside a picture
 _INT32 = range(-(2**31), 2**31)
 
@@ -59,8 +60,8 @@ def known_from(values: Any) -> Known:
     """Label and caption among the values of a JSON object or a table's row: the first of the usual names."""
     if not isinstance(values, dict):
         return None, None
-    label = next((values[name] for name in _LABELS if values.get(name) is not None), None)
-    caption = next((values[name] for name in _CAPTIONS if values.get(name)), None)
+    label = next((values[name] for name in LABELS if values.get(name) is not None), None)
+    caption = next((values[name] for name in CAPTIONS if values.get(name)), None)
     if isinstance(caption, list):
         caption = caption[0]
     return as_label(label), caption if isinstance(caption, str) else None

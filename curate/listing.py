@@ -3,17 +3,18 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
 from ..schemas.errors import UserError
 from .archives import index_of, members, read_member
-from .beside import EXTENSIONS, LABELS, find_beside, labels_from
-from .files import read_file
+from .beside import EXTENSIONS, LABELS_FILE, Known, find_beside, labels_from
+from .files import open_file, read_file
 from .images import unusable
-from .uris import names_archive
+from .parquet import name_of, open_table
+from .uris import LIST, in_list, names_archive
 
 PICTURE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff"}
@@ -36,6 +37,7 @@ class Entry:
     member: str | None = None
     problem: str | None = None
     label: int | None = None
+    caption: str | None = None
     beside: str = ""
 
 
@@ -44,7 +46,7 @@ def list_folder(root: str, others: Counter[str]) -> Iterator[Entry]:
 
     others: extension -> files that are no pictures, counted here.
     """
-    labels = _labels(partial(read_file, f"{root}/{LABELS}"))
+    labels = _labels(partial(read_file, f"{root}/{LABELS_FILE}"))
     folders, links, entered = [""], list[str](), set[tuple[int, int]]()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
@@ -66,7 +68,7 @@ def list_folder(root: str, others: Counter[str]) -> Iterator[Entry]:
             if _is_folder(child):
                 (links if child.is_symlink() else folders).append(path)
             elif names_archive(path) and _is_regular(child):
-                yield from list_archive(f"{root}/{path}", path, others)
+                yield from list_file(f"{root}/{path}", path, others)
             elif path.lower().endswith(_PACKED_TARS):
                 yield _packed_tar(path)
             elif _is_picture(path, child, others):
@@ -77,20 +79,74 @@ def list_folder(root: str, others: Counter[str]) -> Iterator[Entry]:
         others["json"] -= 1
 
 
-def list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Entry]:
-    """Pictures in an archive. path: relative to the root, or "" when the archive is the root. others: as list_folder.
+def list_file(file: str, path: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures in an archive, a Parquet file or a list. path: relative to the root, or "" when it is the root.
 
-    Raises UserError where the archive is the root and cannot be read.
+    others: as in list_folder. Raises UserError where the root cannot be read.
     """
+    kind = _extension(file)
+    which = {"parquet": _list_parquet, LIST[1:]: _list_text}.get(kind, _list_archive)
+    try:
+        yield from which(file, path, others)
+    except _Unreadable as error:
+        why = unusable(error.reason).reason
+        problem = f"not a readable {'Parquet file' if kind == 'parquet' else 'archive'} ({why})"
+        if not path:
+            raise UserError(f"{file} is {problem}") from error.reason
+        yield Entry(path=path, problem=problem)
+
+
+class _Unreadable(Exception):  # noqa: N818 (it carries the error)
+    def __init__(self, reason: Exception) -> None:
+        self.reason = reason
+
+
+def _list_parquet(file: str, path: str, others: Counter[str]) -> Iterator[Entry]:
+    """Rows with pictures, or what is listed where the file is the root; another table is no picture."""
+    try:
+        table = open_table(file)
+    except Exception as error:
+        raise _Unreadable(error) from error
+    if table.columns.image:
+        for row, (label, caption) in enumerate(table.known()):
+            where, inside = (path, name_of(row)) if path else (name_of(row), None)
+            yield Entry(path=where, member=inside, label=label, caption=caption)
+    elif path:
+        others["parquet"] += 1
+    elif table.columns.path:
+        yield from _listed(file, table.paths(), others)
+    else:
+        raise UserError(f"{file} has neither a column of pictures (struct<bytes, path>) nor one of paths, such as path")
+
+
+def _list_text(file: str, _path: str, others: Counter[str]) -> Iterator[Entry]:
+    with open_file(file).stream() as stream:
+        lines = (os.fsdecode(line).rstrip("\r\n") for line in stream)
+        yield from _listed(file, ((line, (None, None)) for line in lines if line), others)
+
+
+def _listed(file: str, paths: Iterable[tuple[str | None, Known]], others: Counter[str]) -> Iterator[Entry]:
+    """What a list names: pictures, and archives with all that they hold."""
+    seen = set[int]()
+    for number, (path, (label, caption)) in enumerate(paths, 1):
+        if not path:
+            yield Entry(path=f"entry {number}", problem="the list has no path here")
+        elif hash(path) in seen:
+            yield Entry(path=path, problem="the list names it twice")
+        elif names_archive(path):
+            yield from list_file(in_list(file, path), path, others)
+        else:
+            yield Entry(path=path, label=label, caption=caption)
+        seen.add(hash(path))
+
+
+def _list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures in a zip or tar archive."""
     try:
         listed, index = members(archive), index_of(archive)
     except Exception as error:
-        problem = f"not a readable archive ({unusable(error).reason})"
-        if not path:
-            raise UserError(f"{archive} is {problem}") from error
-        yield Entry(path=path, problem=problem)
-        return
-    labels, first_dot = _labels(partial(read_member, archive, LABELS)), archive.lower().endswith(".tar")
+        raise _Unreadable(error) from error
+    labels, first_dot = _labels(partial(read_member, archive, LABELS_FILE)), archive.lower().endswith(".tar")
     for number, name in enumerate(listed.names):
         if any(_is_hidden(part) for part in PurePosixPath(name).parts):
             continue

@@ -16,7 +16,7 @@ from ..schemas.manifest import RECORD
 from .beside import read_beside
 from .candidates import Candidate, Candidates
 from .images import Unusable, decode, unusable
-from .listing import Entry, list_archive, list_folder, readable
+from .listing import Entry, list_file, list_folder, readable
 from .parallel import map_in_order
 from .scores import SCORES, score
 from .uris import Roots, first_dot, is_archive, make_uri, read_bytes
@@ -101,22 +101,33 @@ def replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 def _entries(root: str, others: Counter[str]) -> Iterator[Entry]:
     if is_archive(root) and Path(root).is_file():
-        return list_archive(root, "", others)
+        return list_file(root, "", others)
     if Path(root).is_dir():
         return list_folder(root, others)
-    raise UserError(f"{root} is neither a folder nor a .zip or .tar archive: name one that holds pictures")
+    raise UserError(f"{root} is neither a folder nor a .zip, .tar, .parquet or .txt file: name one that holds pictures")
 
 
 def _candidate(entry: Entry, name: str, roots: Roots) -> Candidate:
     uri = make_uri(entry.path, entry.member, root=name, roots=roots)
-    first, slash, _ = entry.path.partition("/")
-    source = first if slash or entry.member is not None else Path(roots[name]).name
     problem = entry.problem
     if readable(uri) != uri:
         problem = "the file's name is not valid UTF-8: rename it"
     return Candidate(
-        uri=readable(uri), source=readable(source), problem=problem, label=entry.label, beside=entry.beside
+        uri=readable(uri),
+        source=readable(_source(entry, roots[name])),
+        problem=problem,
+        label=entry.label,
+        caption=entry.caption,
+        beside=entry.beside,
     )
+
+
+def _source(entry: Entry, root: str) -> str:
+    """The first folder, or the archive's or the root's own name; of an absolute path in a list, the last folder."""
+    if entry.path.startswith("/") or "://" in entry.path:
+        return entry.path.split("/")[-1 if entry.member else -2]
+    first, slash, _ = entry.path.partition("/")
+    return first if slash or entry.member is not None else Path(root).name
 
 
 def _record(candidate: Candidate, roots: Roots) -> Record:

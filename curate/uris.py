@@ -1,27 +1,31 @@
 """A picture's address and its bytes.
 
-A root is a folder or an archive with a name; roots map names to absolute paths. A uri is ``[name:]path[!/member]``:
+A root is a folder, an archive or a list of paths, with a name; roots map names to absolute paths. A uri is
+``[name:]path[!/member]``:
 
 - ``cats/a.jpg`` lies in the root ``pool``, ``extra:cats/a.jpg`` in the root ``extra``. A path of the pool that begins
   with the name of a root and a colon is written ``pool:path``, so that no two pictures share a uri.
 - ``cats/shard.tar!/dir/a.jpg`` is the member ``dir/a.jpg`` of an archive. A *folder* whose name ends in ``.tar!`` is
-  written with one more ``!``.
-- A root that is itself an archive is addressed as the folder it would unpack to: ``dir/a.jpg``.
+  written with one more ``!``. ``cats/a.parquet!/row-000000012`` is a row of a Parquet file with pictures.
+- A root that is itself an archive is addressed as the folder it would unpack to: ``dir/a.jpg``. In a root that is a
+  list, a uri is what the list says: relative to the list's folder, or absolute.
 """
 
 import os
 import re
 
 from ..schemas.manifest import MAIN_ROOT
-from .archives import close_archives as close_archives
-from .archives import read_member
+from . import archives, parquet
 from .files import read_file
 
 Roots = dict[str, str]
-"""Name -> absolute path of a folder or of an archive. ``pool`` is the one whose uris carry no name."""
+"""Name -> absolute path of a folder, an archive or a list of paths. ``pool`` is the one whose uris carry no name."""
 
-ARCHIVES = ("zip", "tar")
-"""Extensions."""
+ARCHIVES = ("zip", "tar", "parquet")
+"""Extensions of what may hold pictures wherever it lies."""
+
+LIST = ".txt"
+"""Ending of a root that lists paths, one a line."""
 
 _BANGS = re.compile(f"(?:{'|'.join(rf'(?<=[.]{extension})' for extension in ARCHIVES)})(!+)(?=/)", re.IGNORECASE)
 
@@ -45,17 +49,12 @@ def split_uri(uri: str, roots: Roots) -> tuple[str, str, str | None]:
     if not colon or name not in {*roots, MAIN_ROOT}:
         name, rest = MAIN_ROOT, uri
     root = roots[name]
-    if is_archive(root):
-        return root, "", rest
-    for bangs in _BANGS.finditer(rest):
-        if len(bangs[1]) == 1:
-            return root, _unescape(rest[: bangs.start()]), rest[bangs.end() + 1 :]
-    return root, _unescape(rest), None
+    return (root, "", rest) if is_archive(root) else (root, *_split_member(rest))
 
 
-def is_archive(path: str) -> bool:
-    """Whether path has an archive's name and is no folder."""
-    return names_archive(path) and not os.path.isdir(path)  # noqa: PTH112 (called once per uri: must be fast)
+def is_archive(root: str) -> bool:
+    """Whether a root has the name of an archive or a list and is no folder."""
+    return root.lower().endswith((*_ENDINGS, LIST)) and not os.path.isdir(root)  # noqa: PTH112 (once per uri: fast)
 
 
 def names_archive(path: str) -> bool:
@@ -67,11 +66,41 @@ def read_bytes(uri: str, roots: Roots, count: int = -1) -> bytes:
     """The first ``count`` bytes, or all, of the encoded picture.
 
     Raises what reading raises: OSError (EFBIG above MAX_BYTES, EINVAL for what is not a regular file),
-    zipfile.BadZipFile, tarfile.TarError, KeyError for a missing root or member. Threads may share archives.
+    zipfile.BadZipFile, tarfile.TarError, pyarrow.ArrowException, KeyError for a missing root or member, ValueError for
+    a row without a picture. Threads may share archives.
     """
     root, path, member = split_uri(uri, roots)
-    where = f"{root}/{path}" if path else root
-    return read_file(where, count) if member is None else read_member(where, member, count)
+    return _read(f"{root}/{path}" if path else root, member, count)
+
+
+def close_archives() -> None:
+    """Close every archive that reading has left open. They are opened again when needed."""
+    archives.close_archives()
+    parquet.close_tables()
+
+
+def _read(path: str, member: str | None, count: int) -> bytes:
+    if member is None:
+        return read_file(path, count)
+    if path.lower().endswith((".zip", ".tar")):
+        return archives.read_member(path, member, count)
+    if path.lower().endswith(".parquet"):
+        table = parquet.open_table(path)
+        if table.columns.image:
+            return table.read(parquet.row_of(member))
+    return _read(*_split_member(in_list(path, member)), count)
+
+
+def in_list(path: str, listed: str) -> str:
+    """Where a path of a list lies: absolute, or relative to the list's folder."""
+    return listed if listed.startswith("/") or "://" in listed else f"{path.rpartition('/')[0]}/{listed}"
+
+
+def _split_member(path: str) -> tuple[str, str | None]:
+    for bangs in _BANGS.finditer(path):
+        if len(bangs[1]) == 1:
+            return _unescape(path[: bangs.start()]), path[bangs.end() + 1 :]
+    return _unescape(path), None
 
 
 def first_dot(uri: str, roots: Roots) -> bool:

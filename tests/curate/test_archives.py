@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from ambient.curate import archives
-from ambient.curate.archives import close_archives, read_member
+from ambient.curate.archives import read_member
 from ambient.curate.pool import find, scan
-from ambient.curate.uris import read_bytes
+from ambient.curate.uris import close_archives, read_bytes
 from ambient.schemas.errors import UserError
 from awkward import encoded, picture
 from PIL import Image
