@@ -5,6 +5,8 @@ import os
 import stat
 from typing import BinaryIO, Protocol
 
+from .remote import RemoteFile, is_remote, read_remote
+
 MAX_BYTES = 1 << 30  # of one encoded picture; a larger file is not read
 
 
@@ -42,18 +44,25 @@ class LocalFile:
 
 
 def open_file(path: str) -> File:
-    """The file at this path. Raises OSError."""
-    return LocalFile(path)
+    """The file at this path or url. Raises OSError; of a url, what fsspec raises."""
+    return RemoteFile(path) if is_remote(path) else LocalFile(path)
 
 
 def identity_of(path: str) -> tuple[int, int]:
-    """What changes when the file at this path does: time of modification and size. Raises OSError."""
+    """What changes when the file at this path does: time of modification and size. Raises OSError.
+
+    Of a url nothing is asked: what lies there is taken to stay the same while the program runs.
+    """
+    if is_remote(path):
+        return 0, 0
     status = os.stat(path)  # noqa: PTH116 (called once per picture: must be fast)
     return status.st_mtime_ns, status.st_size
 
 
 def read_file(path: str, count: int = -1) -> bytes:
     """The first ``count`` bytes, or all. Raises OSError: EFBIG above MAX_BYTES, EINVAL for what is not regular."""
+    if is_remote(path):
+        return read_remote(path, count, MAX_BYTES)
     with open(path, "rb", opener=open_regular) as file:
         if count < 0 and os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)

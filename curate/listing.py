@@ -14,6 +14,7 @@ from .beside import EXTENSIONS, LABELS_FILE, Known, find_beside, labels_from
 from .files import open_file, read_file
 from .images import unusable
 from .parquet import name_of, open_table
+from .remote import walk
 from .uris import LIST, in_list, names_archive
 
 PICTURE_EXTENSIONS = frozenset(
@@ -75,6 +76,28 @@ def list_folder(root: str, others: Counter[str]) -> Iterator[Entry]:
                 beside = find_beside(child.name, names.__contains__, first_dot=False)
                 _uncount(beside, others)
                 yield Entry(path=path, label=labels.get(path), beside=beside)
+    if labels:
+        others["json"] -= 1
+
+
+def list_remote(url: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures below a folder that lies elsewhere. others: as in list_folder."""
+    labels = _labels(partial(read_file, f"{url}/{LABELS_FILE}"))
+    for folder, names in walk(url):
+        for name in sorted(names):
+            path = f"{folder}/{name}" if folder else name
+            if any(_is_hidden(part) for part in path.split("/")):
+                continue
+            if names_archive(path):
+                yield from list_file(f"{url}/{path}", path, others)
+            elif path.lower().endswith(_PACKED_TARS):
+                yield _packed_tar(path)
+            elif _looks_like_picture(name, partial(read_file, f"{url}/{path}", _START)):
+                beside = find_beside(name, names.__contains__, first_dot=False)
+                _uncount(beside, others)
+                yield Entry(path=path, label=labels.get(path), beside=beside)
+            else:
+                others[readable(_extension(name))] += 1
     if labels:
         others["json"] -= 1
 
@@ -150,7 +173,8 @@ def _list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Ent
     for number, name in enumerate(listed.names):
         if any(_is_hidden(part) for part in PurePosixPath(name).parts):
             continue
-        if not _is_picture_member(archive, name, refused=name not in index):
+        unseen = name not in index and _extension(name) not in EXTENSIONS
+        if not unseen and not _looks_like_picture(name, partial(read_member, archive, name, _START)):
             others[readable(_extension(name))] += 1
             continue
         beside = find_beside(name, index.__contains__, first_dot=first_dot)
@@ -175,7 +199,7 @@ def _labels(read: Callable[[], bytes]) -> dict[str, int]:
     """Of a ``dataset.json``, or none where there is no such file or it says something else."""
     try:
         return labels_from(read())
-    except (OSError, KeyError):
+    except Exception:  # noqa: BLE001 (nearly always that there is none; each kind of storage raises its own)
         return {}
 
 
@@ -185,12 +209,12 @@ def _uncount(beside: str, others: Counter[str]) -> None:
         others[extension] -= 1
 
 
-def _is_picture_member(archive: str, name: str, *, refused: bool) -> bool:
-    """By its extension or its first bytes. What is refused unseen may be one."""
+def _looks_like_picture(name: str, read: Callable[[], bytes]) -> bool:
+    """By its extension, or by its first bytes."""
     extension = _extension(name)
     if extension in PICTURE_EXTENSIONS or extension in EXTENSIONS:
         return extension in PICTURE_EXTENSIONS
-    return refused or _starts_like_picture(partial(read_member, archive, name, _START))
+    return _starts_like_picture(read)
 
 
 def _is_hidden(name: str) -> bool:

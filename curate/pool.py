@@ -16,8 +16,9 @@ from ..schemas.manifest import RECORD
 from .beside import read_beside
 from .candidates import Candidate, Candidates
 from .images import Unusable, decode, unusable
-from .listing import Entry, list_file, list_folder, readable
+from .listing import Entry, list_file, list_folder, list_remote, readable
 from .parallel import map_in_order
+from .remote import is_remote, is_remote_folder
 from .scores import SCORES, score
 from .uris import Roots, first_dot, is_archive, make_uri, read_bytes
 
@@ -100,7 +101,9 @@ def replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _entries(root: str, others: Counter[str]) -> Iterator[Entry]:
-    if is_archive(root) and Path(root).is_file():
+    if is_remote(root) and is_remote_folder(root):
+        return list_remote(root, others)
+    if is_archive(root) and (is_remote(root) or Path(root).is_file()):
         return list_file(root, "", others)
     if Path(root).is_dir():
         return list_folder(root, others)

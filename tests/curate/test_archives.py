@@ -16,39 +16,13 @@ from ambient.curate.archives import read_member
 from ambient.curate.pool import find, scan
 from ambient.curate.uris import close_archives, read_bytes
 from ambient.schemas.errors import UserError
-from awkward import encoded, picture
-from PIL import Image
-
-Members = dict[str, bytes | tarfile.TarInfo]
+from shards import Members, png, write_tar, write_zip
 
 
 @pytest.fixture(autouse=True)
 def _close():
     yield
     close_archives()
-
-
-def png(number: int = 0) -> bytes:
-    return encoded(Image.fromarray(picture() + number))
-
-
-def write_tar(path: Path, members: Members, form: int = tarfile.PAX_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in members.items():
-            if isinstance(data, tarfile.TarInfo):
-                tar.addfile(data)
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def write_zip(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
 
 
 def rows_of(root: Path) -> dict[str, dict]:

@@ -13,26 +13,15 @@ from ambient.curate.parquet import PictureTable, columns_of
 from ambient.curate.pool import find, scan
 from ambient.curate.uris import close_archives, read_bytes
 from ambient.schemas.errors import UserError
-from awkward import encoded, picture
+from awkward import picture
 from PIL import Image
-
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+from shards import IMAGE, png, write_pictures
 
 
 @pytest.fixture(autouse=True)
 def _close():
     yield
     close_archives()
-
-
-def png(number: int = 0) -> bytes:
-    return encoded(Image.fromarray(picture() + number))
-
-
-def write_pictures(path: Path, pictures: list[bytes | None], group: int = 4, **columns: list) -> Path:
-    image = pa.array([{"bytes": data, "path": None} for data in pictures], IMAGE)
-    pq.write_table(pa.table({"image": image, **columns}), path, row_group_size=group)
-    return path
 
 
 def rows_of(root: Path) -> dict[str, dict]:
