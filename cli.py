@@ -38,9 +38,9 @@ Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where
 
 @app.command()
 def annotate(
-    pool: Annotated[Path, typer.Argument(help="Folder or .zip of pictures, folders and .zip archives.")],
+    pool: Annotated[Path, typer.Argument(help="Folder, .zip, .tar, .parquet, list of paths, or url.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("manifest.parquet"),
-    clean: Annotated[Path | None, typer.Option(help="Folder or .zip of clean pictures, in the pool or not.")] = None,
+    clean: Annotated[Path | None, typer.Option(help="Clean pictures, in the pool or not: as POOL.")] = None,
     clean_where: Annotated[str | None, typer.Option(help="SQL predicate over the records that picks them.")] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")
@@ -369,13 +369,15 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _pairs(roots: list[str] | None) -> dict[str, str]:
-    """``name=path`` options as a dictionary of absolute paths."""
+    """``name=path`` options as a dictionary of absolute paths and urls."""
+    from .curate.remote import address
+
     pairs = {}
     for root in roots or []:
         name, equals, path = root.partition("=")
         if not equals or not path:
             raise UserError(f"--root is written name=path, such as pool=/data/pool, not {root!r}")
-        pairs[name] = str(Path(path).resolve())
+        pairs[name] = address(Path(path))
     return pairs
 
 

@@ -28,6 +28,7 @@ from .manifest import Work, digest, write_manifest, write_table
 from .measure import measure
 from .pool import Found, find, mark_duplicates, replaced, scan, to_table
 from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
+from .remote import address, is_remote
 from .reporter import Reporter
 from .run import Run as _Run
 from .scores import SCORES
@@ -149,8 +150,8 @@ def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
 
 def _roots(pool: Path, config: AnnotateConfig) -> Roots:
     for path, what in ((pool, "pool"), (config.clean, "clean set")):
-        if path is not None and not path.exists():
-            raise UserError(f"there is no {what} at {path}: name a folder or a .zip of pictures")
+        if path is not None and not path.exists() and not is_remote(address(path)):
+            raise UserError(f"there is no {what} at {path}: name a folder or an archive of pictures")
     return roots_of(pool, config.clean)
 
 

@@ -23,6 +23,7 @@ from .corruptions import Corruption, parse
 from .images import U8, decode, unusable
 from .parallel import map_in_order
 from .pool import Record, content_id, find, scan
+from .remote import address
 from .uris import Roots, read_bytes, split_uri
 
 __all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
@@ -84,7 +85,7 @@ def corrupt(
     if not corruptions or not 0 <= fraction <= 1 or seed < 0:
         raise UserError("name at least one corruption, a fraction between 0 and 1, and a seed that is not negative")
     _check_places(pool, out)
-    roots = {MAIN_ROOT: str(pool.resolve())}
+    roots = {MAIN_ROOT: address(pool)}
     found = find(roots)
     steps = _Steps(progress, 2 * len(found.candidates))
     records = list(steps.count(scan(found, roots, workers=workers)))

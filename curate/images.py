@@ -2,9 +2,13 @@
 
 import errno
 import io
+import os
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,20 @@ U8 = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 2**27
 MIN_SIDE = 8
+MAX_SCANS = 100  # of a progressive JPEG, each as much work as the whole picture; encoders make about ten
+
+_LARGE = 2**24  # pixels: of larger pictures one is decoded at a time, so that threads do not add up their memory
+_STRIP = 2**18  # pixels that are converted at a time
+_large = threading.Lock()
+
+
+def _forget_lock() -> None:
+    """A forked process may have been made while another thread held the lock."""
+    global _large
+    _large = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
 
 # TGA has no magic number, so it comes last. Formats that run other programs or are mere stubs are left out.
 _COMMON_FORMATS = ["JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000"]
@@ -71,7 +89,8 @@ def decode(data: bytes) -> Picture:
 
     EXIF orientation is applied; transparency is laid over white; 16-bit grey is divided by 257; floating point must
     lie in [0, 1]; colour profiles are ignored. Raises Unusable: ``too_large`` (over MAX_PIXELS) and ``too_small`` (a
-    side under MIN_SIDE) from the header alone, ``unreadable`` for what is empty, truncated, or no picture.
+    side under MIN_SIDE) from the header alone, ``unreadable`` for what is empty, truncated, or no picture. Takes about
+    8 bytes a pixel, and no more for all threads together above 16 million pixels.
     """
     if not data:
         raise Unusable("unreadable", "the file is empty")
@@ -79,8 +98,11 @@ def decode(data: bytes) -> Picture:
         with Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
             form = (image.format or "").lower()
             _check_size(image.size, form)
-            image.load()
-            return Picture(pixels=_upright(_to_rgb(image), image), format=form)
+            if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+                raise Unusable("unreadable", f"a JPEG of more than {MAX_SCANS} scans", size=image.size, form=form)
+            with _large if image.width * image.height > _LARGE else nullcontext():
+                image.load()
+                return Picture(pixels=_upright(_to_rgb(image), image), format=form)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unusable("too_large", f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # decoders raise nearly anything on damaged data
@@ -166,26 +188,46 @@ def _check_size(size: tuple[int, int], form: str) -> None:
 
 
 def _to_rgb(image: Image.Image) -> U8:
-    """(H, W, 3) uint8 of a loaded image of any mode."""
+    """(H, W, 3) uint8 of a loaded image of any mode, converted some rows at a time: what lies between is larger."""
+    convert: Callable[[Image.Image], npt.NDArray[Any]] = _rgb
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _deep_grey(np.asarray(image), image.mode)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
+        convert = _deep_grey(image)
+    elif image.has_transparency_data:
+        convert = _over_white
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return np.ascontiguousarray(convert(image), dtype=np.uint8)
+    out = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, rows):
+        out[top : top + rows] = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+    return out
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[Any]:
+    return np.asarray(image.convert("RGB"))
+
+
+def _over_white(image: Image.Image) -> npt.NDArray[Any]:
     rgba = np.asarray(image.convert("RGBA")).astype(np.uint32)
     alpha = rgba[:, :, 3:]
-    return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return (rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
 
 
-def _deep_grey(values: npt.NDArray[np.generic], mode: str) -> U8:
-    """(H, W) uint8 of grey values of more than 8 bits: integers in [0, 65535] or floating point in [0, 1]."""
+def _deep_grey(image: Image.Image) -> Callable[[Image.Image], npt.NDArray[Any]]:
+    """To 8 bits from grey of more: integers in [0, 65535] or floating point in [0, 1]."""
+    values = np.asarray(image)
     low, high = values.min(), values.max()
-    top = 1.0 if mode == "F" else 65535
+    top = 1.0 if image.mode == "F" else 65535
     if not (low >= 0 and high <= top):  # also when not a number
         raise Unusable(
             "unreadable", f"grey values from {low:g} to {high:g} are outside [0, {top:g}]: save it as 8 bits"
         )
-    return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+    def convert(strip: Image.Image) -> npt.NDArray[Any]:
+        grey = np.rint(np.asarray(strip).astype(np.float64) * (255 / top)).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+
+    return convert
 
 
 def _upright(pixels: U8, image: Image.Image) -> U8:

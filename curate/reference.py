@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
 from .query import matching
-from .uris import Roots, make_uri
+from .remote import address
+from .uris import Roots, is_archive, make_uri
 
 CLEAN_ROOT = "clean"
 DEFAULT_SHARE = 0.1
@@ -19,9 +20,9 @@ DEFAULT_SCORES = ("sharpness", "unblocked")
 
 def roots_of(pool: Path, clean: Path | None) -> Roots:
     """Roots of a pool and of a clean set: one of its own only when that lies outside the pool."""
-    roots = {MAIN_ROOT: str(pool.resolve())}
+    roots = {MAIN_ROOT: address(pool)}
     if clean is not None and not clean.resolve().is_relative_to(pool.resolve()):
-        roots[CLEAN_ROOT] = str(clean.resolve())
+        roots[CLEAN_ROOT] = address(clean)
     return roots
 
 
@@ -31,8 +32,8 @@ def in_clean_dir(records: pa.Table, pool: Path, clean: Path, roots: Roots) -> ND
         prefix = f"{CLEAN_ROOT}:"
     else:
         inside = clean.resolve().relative_to(pool.resolve()).as_posix()
-        member = "" if clean.is_file() else None
-        path = inside if clean.is_file() else f"{inside}/"
+        member = "" if is_archive(address(clean)) else None
+        path = f"{inside}/" if member is None else inside
         prefix = "" if inside == "." else make_uri(path, member, roots=roots)
     mask: NDArray[np.bool_] = pc.starts_with(records["uri"], prefix).to_numpy(zero_copy_only=False)
     return mask

@@ -1,35 +1,34 @@
 """A picture's address and its bytes.
 
-A root is a folder or a zip archive with a name; roots map names to absolute paths. A uri is ``[name:]path[!/member]``:
+A root is a folder, an archive or a list of paths, with a name; roots map names to absolute paths. A uri is
+``[name:]path[!/member]``:
 
 - ``cats/a.jpg`` lies in the root ``pool``, ``extra:cats/a.jpg`` in the root ``extra``. A path of the pool that begins
   with the name of a root and a colon is written ``pool:path``, so that no two pictures share a uri.
-- ``cats/shard.zip!/dir/a.jpg`` is the member ``dir/a.jpg`` of an archive. A *folder* whose name ends in ``.zip!`` is
-  written with one more ``!``.
-- A root that is itself an archive is addressed as the folder it would unpack to: ``dir/a.jpg``.
+- ``cats/shard.tar!/dir/a.jpg`` is the member ``dir/a.jpg`` of an archive. A *folder* whose name ends in ``.tar!`` is
+  written with one more ``!``. ``cats/a.parquet!/row-000000012`` is a row of a Parquet file with pictures.
+- A root that is itself an archive is addressed as the folder it would unpack to: ``dir/a.jpg``. In a root that is a
+  list, a uri is what the list says: relative to the list's folder, or absolute.
 """
 
-import errno
 import os
 import re
-import stat
-import threading
-import zipfile
-from collections import OrderedDict
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
+from . import archives, parquet
+from .files import read_file
 
 Roots = dict[str, str]
-"""Name -> absolute path of a folder or of a zip archive. ``pool`` is the one whose uris carry no name."""
+"""Name -> absolute path of a folder, an archive or a list of paths. ``pool`` is the one whose uris carry no name."""
 
-MAX_BYTES = 1 << 30  # of one encoded picture; a larger file is not read
-_MAX_ARCHIVES = 32  # open at a time
+ARCHIVES = ("zip", "tar", "parquet")
+"""Extensions of what may hold pictures wherever it lies."""
 
-_BANGS = re.compile(r"(?<=\.zip)(!+)(?=/)", re.IGNORECASE)
+LIST = ".txt"
+"""Ending of a root that lists paths, one a line."""
 
-_archives: OrderedDict[tuple[str, int, int], zipfile.ZipFile] = OrderedDict()
-_lock = threading.Lock()
+_BANGS = re.compile(f"(?:{'|'.join(rf'(?<=[.]{extension})' for extension in ARCHIVES)})(!+)(?=/)", re.IGNORECASE)
 
 
 def make_uri(path: str, member: str | None = None, *, root: str = MAIN_ROOT, roots: Roots) -> str:
@@ -51,12 +50,7 @@ def split_uri(uri: str, roots: Roots) -> tuple[str, str, str | None]:
     if not colon or name not in {*roots, MAIN_ROOT}:
         name, rest = MAIN_ROOT, uri
     root = roots[name]
-    if is_archive(root):
-        return root, "", rest
-    for bangs in _BANGS.finditer(rest):
-        if len(bangs[1]) == 1:
-            return root, _unescape(rest[: bangs.start()]), rest[bangs.end() + 1 :]
-    return root, _unescape(rest), None
+    return (root, "", rest) if is_archive(root) else (root, *_split_member(rest))
 
 
 def relocated(roots: Roots, moved: Roots, manifest: str) -> Roots:
@@ -66,95 +60,64 @@ def relocated(roots: Roots, moved: Roots, manifest: str) -> Roots:
     return {**roots, **moved}
 
 
-def is_archive(path: str) -> bool:
-    """Whether path has an archive's name. Nothing is read."""
-    return path.lower().endswith(".zip") and not os.path.isdir(path)  # noqa: PTH112 (called once per uri: must be fast)
+def is_archive(root: str) -> bool:
+    """Whether a root has the name of an archive or a list and is no folder."""
+    return root.lower().endswith((*_ENDINGS, LIST)) and not os.path.isdir(root)  # noqa: PTH112 (once per uri: fast)
 
 
-def read_bytes(uri: str, roots: Roots) -> bytes:
-    """The encoded picture.
+def names_archive(path: str) -> bool:
+    """Whether path ends as an archive's name does. Nothing is read."""
+    return path.lower().endswith(_ENDINGS)
+
+
+def read_bytes(uri: str, roots: Roots, count: int = -1) -> bytes:
+    """The first ``count`` bytes, or all, of the encoded picture.
 
     Raises what reading raises: OSError (EFBIG above MAX_BYTES, EINVAL for what is not a regular file),
-    zipfile.BadZipFile, KeyError for a missing root or member, RuntimeError for an encrypted member. Threads may share
-    archives.
+    zipfile.BadZipFile, tarfile.TarError, pyarrow.ArrowException, KeyError for a missing root or member, ValueError for
+    a row without a picture. Threads may share archives.
     """
     root, path, member = split_uri(uri, roots)
-    where = f"{root}/{path}" if path else root
-    if member is not None:
-        return read_member(where, member)
-    with open(where, "rb", opener=_open_regular) as file:
-        return file.read()
-
-
-def read_member(archive: str, member: str, count: int = -1) -> bytes:
-    """The first ``count`` bytes, or all, of a member of the zip archive at this path. Errors as read_bytes."""
-    with _lock:
-        # The directory of an archive is read once; opening and closing a member counts references without a lock.
-        zipped = _opened(archive)
-        info = zipped.getinfo(member)
-        if info.file_size > MAX_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        file = zipped.open(info)
-    try:
-        return file.read(count)
-    finally:
-        with _lock:
-            file.close()
-
-
-def read_start(path: str, count: int) -> bytes:
-    """The first ``count`` bytes of the regular file at path. Errors as read_bytes."""
-    with open(path, "rb", opener=_open_regular) as file:
-        return file.read(count)
-
-
-def members(archive: str) -> list[zipfile.ZipInfo]:
-    """What the zip archive at the path ``archive`` lists, in its order. Errors as read_bytes."""
-    with _lock:
-        return _opened(archive).infolist()
+    return _read(f"{root}/{path}" if path else root, member, count)
 
 
 def close_archives() -> None:
     """Close every archive that reading has left open. They are opened again when needed."""
-    with _lock:
-        while _archives:
-            _archives.popitem()[1].close()
+    archives.close_archives()
+    parquet.close_tables()
 
 
-def _forget_archives() -> None:
-    """Start afresh in a forked process: it shares the position in every open file with its parent."""
-    global _lock
-    _lock = threading.Lock()
-    _archives.clear()
+def _read(path: str, member: str | None, count: int) -> bytes:
+    if member is None:
+        return read_file(path, count)
+    if path.lower().endswith((".zip", ".tar")):
+        return archives.read_member(path, member, count)
+    if path.lower().endswith(".parquet"):
+        table = parquet.open_table(path)
+        if table.columns.image:
+            return table.read(parquet.row_of(member))
+    return _read(*_split_member(in_list(path, member)), count)
 
 
-os.register_at_fork(after_in_child=_forget_archives)
+def in_list(path: str, listed: str) -> str:
+    """Where a path of a list lies: absolute, or relative to the list's folder."""
+    return listed if listed.startswith("/") or "://" in listed else f"{path.rpartition('/')[0]}/{listed}"
 
 
-def _opened(archive: str) -> zipfile.ZipFile:
-    """The archive, from the most recently used ones. Call with the lock held."""
-    status = os.stat(archive)  # noqa: PTH116 (called once per picture: must be fast)
-    key = (archive, status.st_mtime_ns, status.st_size)
-    if key not in _archives:
-        _archives[key] = zipfile.ZipFile(archive)
-        if len(_archives) > _MAX_ARCHIVES:
-            _archives.popitem(last=False)[1].close()
-    _archives.move_to_end(key)
-    return _archives[key]
+def _split_member(path: str) -> tuple[str, str | None]:
+    for bangs in _BANGS.finditer(path):
+        if len(bangs[1]) == 1:
+            return _unescape(path[: bangs.start()]), path[bangs.end() + 1 :]
+    return _unescape(path), None
 
 
-def _open_regular(path: str, flags: int) -> int:
-    """An opener that neither waits for the other end of a pipe nor reads what could be endless."""
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-        return descriptor
-    os.close(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-    raise OSError(errno.EINVAL, "not a regular file", path)
+def first_dot(uri: str, roots: Roots) -> bool:
+    """Whether what lies beside the picture shares its name up to the first dot: see beside.stem_of."""
+    root, path, member = split_uri(uri, roots)
+    return member is not None and (path or root).lower().endswith(".tar")
+
+
+_ENDINGS = tuple(f".{extension}" for extension in ARCHIVES)
 
 
 def _unescape(path: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..curate.images import U8, Unusable, decode, fit, to_unit, unusable
 from ..curate.parallel import map_in_order
+from ..curate.remote import is_remote
 from ..curate.uris import read_bytes
 from ..schemas.errors import UserError
 from .batches import Batch
@@ -198,7 +199,7 @@ def load_row(rows: Rows, row: int) -> U8:
 
 def _cannot_read(rows: Rows, row: int, why: Unusable) -> str:
     uri = rows.uri(row)
-    missing = [name for name, path in sorted(rows.roots.items()) if not Path(path).exists()]
+    missing = [name for name, path in sorted(rows.roots.items()) if not is_remote(path) and not Path(path).exists()]
     if missing:
         name = missing[0]
         return f"{rows.roots[name]} is gone ({uri!r} is in it): say where it is now with `--root {name}=/new/place`"

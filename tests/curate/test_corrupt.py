@@ -291,7 +291,7 @@ def test_names_that_clash(tmp_path):
     uris = {original: row["uri"] for original, row in rows.items()}
     assert uris["A.PNG"] == "clean/A.png" and uris["a.bmp"] == "clean/a-2.png" and uris["a.png"] == "clean/a-3.png"
     assert uris["b.jpg"] == "clean/b-2.png" and uris["b.png/c.png"] == "clean/b.png/c.png"
-    assert uris["shard.zip!/../../../e.png"] == "clean/shard.zip/__/__/__/e.png"
+    assert uris.pop("shard.zip!/../../../e.png") is None
     for original, uri in uris.items():
         with Image.open(tmp_path / "out" / uri) as image:
             assert image.size == ((20, 24) if "!" in original else (8, 8))

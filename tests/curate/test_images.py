@@ -1,6 +1,7 @@
 import io
 import threading
 import time
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -104,6 +105,58 @@ def test_pixels_are_not_decoded_when_the_header_is_refused(monkeypatch):
 
 def encoded_without_load():
     return png((4, 4), 8, 2, bytes(13 * 4))
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgba.png", "palette_alpha.png", "key.png", "la.png", "grey16.png"])
+def test_pixels_converted_in_strips_are_the_same(tmp_path, monkeypatch, name):
+    build(tmp_path)
+    data = (tmp_path / name).read_bytes()
+    whole = decode(data).pixels
+    monkeypatch.setattr(images, "_STRIP", 20 * 5)  # five rows, which do not divide the height
+    assert np.array_equal(decode(data).pixels, whole)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_a_large_picture_takes_little_more_than_its_pixels(mode):
+    """A bomb: a file of a few KB that is 2^23 pixels. numpy's memory is traced, Pillow's is not: 4 bytes a pixel."""
+    data = encoded(Image.new(mode, (2**12, 2**11)))
+    tracemalloc.start()
+    pixels = decode(data).pixels
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data) < 2**18
+    assert peak < pixels.nbytes * 1.7
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    busy, most, lock = [0], [0], threading.Lock()
+    real = images._to_rgb
+
+    def watched(image):
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.02)
+        with lock:
+            busy[0] -= 1
+        return real(image)
+
+    monkeypatch.setattr(images, "_to_rgb", watched)
+    data = encoded(Image.fromarray(picture()))
+    for limit, together in ((10**6, 4), (100, 1)):
+        monkeypatch.setattr(images, "_LARGE", limit)
+        most[0] = 0
+        list(parallel.map_in_order(decode, [data] * 8, workers=4))
+        assert most[0] == together
+
+
+def test_a_jpeg_that_takes_minutes_is_refused_unseen():
+    """Each scan of a progressive JPEG is as much work as the picture: this one would take 30 times as long."""
+    whole = encoded(Image.new("RGB", (64, 64), (9, 90, 190)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    assert decode(whole).width == 64
+    with pytest.raises(Unusable, match="scans"):
+        decode(whole[:-2] + last * 300 + whole[-2:])
 
 
 def test_memory_errors_are_too_large(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_awkward_pixels_and_ids(tmp_path, failing_open):
     rows = rows_of(tmp_path)
     for e in expected:
         row = rows[e.uri]
-        known_before = "#" in e.uri or "\\x" in e.uri or e.uri == "broken.zip"
+        known_before = "#" in e.uri or "\\x" in e.uri or e.uri == "broken.zip" or ".." in e.uri
         if e.uri in UNREADABLE or known_before or row["id"] is None:
             assert row["id"] is None, e.uri
             assert e.uri in UNREADABLE or known_before or e.uri == "damaged.zip!/good.png", e.uri
@@ -96,7 +96,7 @@ def test_others_are_counted_and_hidden_files_are_not(tmp_path):
         (tmp_path / name).write_text("text")
     found = find({"pool": str(tmp_path)})
     assert found.others == {"": 1, "txt": 2}
-    assert found.candidates == []
+    assert len(found.candidates) == 0
 
 
 def test_sources(tmp_path):

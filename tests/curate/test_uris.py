@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ambient.curate import uris
+from ambient.curate import archives, files
 from ambient.curate.uris import close_archives, make_uri, read_bytes, split_uri
 
 
@@ -71,7 +71,7 @@ def open_files():
 
 
 def test_few_archives_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(uris, "_MAX_ARCHIVES", 2)
+    monkeypatch.setattr(archives, "_MAX_OPEN", 2)
     for n in range(5):
         write_zip(tmp_path / f"{n}.zip", 1)
     before = open_files()
@@ -86,10 +86,10 @@ def test_an_archive_is_parsed_once(tmp_path, monkeypatch):
     write_zip(tmp_path / "a.zip", 20)
     opened = []
     real = zipfile.ZipFile
-    monkeypatch.setattr(zipfile, "ZipFile", lambda *arguments: opened.append(arguments) or real(*arguments))
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *arguments: opened.append(1) or real(*arguments))
     for i in range(20):
         read_bytes(f"a.zip!/{i}.bin", {"pool": str(tmp_path)})
-    assert opened == [(str(tmp_path / "a.zip"),)]
+    assert opened == [1]
     write_zip(tmp_path / "a.zip", 3, b"new")
     assert read_bytes("a.zip!/1.bin", {"pool": str(tmp_path)}).startswith(b"new1")
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_raises(tmp_path, monkeypatch):
         read_bytes("pipe", roots)
     with pytest.raises(IsADirectoryError):
         read_bytes("", roots)
-    monkeypatch.setattr(uris, "MAX_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
     for uri in ("big", "a.zip!/0.bin"):
         write_zip(tmp_path / "a.zip", 1, bytes(1000))
         with pytest.raises(OSError, match="too large") as caught:

@@ -1,0 +1,266 @@
+"""List what a folder or an archive holds: pictures by name or first bytes, and what tells about them."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+
+from ..schemas.errors import UserError
+from .archives import index_of, members, read_member
+from .beside import EXTENSIONS, LABELS_FILE, Known, find_beside, labels_from
+from .files import open_file, read_file
+from .images import unusable
+from .parquet import name_of, open_table
+from .remote import walk
+from .uris import LIST, in_list, names_archive
+
+PICTURE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff"}
+    | {"ppm", "pgm", "pbm", "pnm", "pfm", "avif", "avifs", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"}
+    | {"ico", "qoi", "pcx", "sgi", "tga", "heic", "heif", "jxl"}
+)
+"""For any other extension the first bytes decide. A format among these that cannot be read is a row that says so."""
+
+_START = 16  # bytes that tell a picture
+_HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+
+_PACKED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """path: of a file, relative to the root; in a root that is an archive, of the member. Others as in Candidate."""
+
+    path: str
+    member: str | None = None
+    problem: str | None = None
+    label: int | None = None
+    caption: str | None = None
+    beside: str = ""
+
+
+def list_folder(root: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures below a folder. Linked folders come after all others, so that a folder keeps its own name.
+
+    others: extension -> files that are no pictures, counted here.
+    """
+    labels = _labels(partial(read_file, f"{root}/{LABELS_FILE}"))
+    folders, links, entered = [""], list[str](), set[tuple[int, int]]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = os.stat(f"{root}/{folder}")  # noqa: PTH116 (called once per folder: must be fast)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(f"{root}/{folder}") as listing:
+                children = sorted(listing, key=lambda child: child.name)
+        except OSError as error:
+            yield Entry(path=folder, problem=f"the folder cannot be listed: {error.strerror}")
+            continue
+        names = {child.name for child in children}
+        for child in children:
+            path = f"{folder}/{child.name}" if folder else child.name
+            if _is_hidden(child.name):
+                continue
+            if _is_folder(child):
+                (links if child.is_symlink() else folders).append(path)
+            elif names_archive(path) and _is_regular(child):
+                yield from list_file(f"{root}/{path}", path, others)
+            elif path.lower().endswith(_PACKED_TARS):
+                yield _packed_tar(path)
+            elif _is_picture(path, child, others):
+                beside = find_beside(child.name, names.__contains__, first_dot=False)
+                _uncount(beside, others)
+                yield Entry(path=path, label=labels.get(path), beside=beside)
+    if labels:
+        others["json"] -= 1
+
+
+def list_remote(url: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures below a folder that lies elsewhere. others: as in list_folder."""
+    labels = _labels(partial(read_file, f"{url}/{LABELS_FILE}"))
+    for folder, names in walk(url):
+        for name in sorted(names):
+            path = f"{folder}/{name}" if folder else name
+            if any(_is_hidden(part) for part in path.split("/")):
+                continue
+            if names_archive(path):
+                yield from list_file(f"{url}/{path}", path, others)
+            elif path.lower().endswith(_PACKED_TARS):
+                yield _packed_tar(path)
+            elif _looks_like_picture(name, partial(read_file, f"{url}/{path}", _START)):
+                beside = find_beside(name, names.__contains__, first_dot=False)
+                _uncount(beside, others)
+                yield Entry(path=path, label=labels.get(path), beside=beside)
+            else:
+                others[readable(_extension(name))] += 1
+    if labels:
+        others["json"] -= 1
+
+
+def list_file(file: str, path: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures in an archive, a Parquet file or a list. path: relative to the root, or "" when it is the root.
+
+    others: as in list_folder. Raises UserError where the root cannot be read.
+    """
+    kind = _extension(file)
+    which = {"parquet": _list_parquet, LIST[1:]: _list_text}.get(kind, _list_archive)
+    try:
+        yield from which(file, path, others)
+    except _Unreadable as error:
+        why = unusable(error.reason).reason
+        problem = f"not a readable {'Parquet file' if kind == 'parquet' else 'archive'} ({why})"
+        if not path:
+            raise UserError(f"{file} is {problem}") from error.reason
+        yield Entry(path=path, problem=problem)
+
+
+class _Unreadable(Exception):  # noqa: N818 (it carries the error)
+    def __init__(self, reason: Exception) -> None:
+        self.reason = reason
+
+
+def _list_parquet(file: str, path: str, others: Counter[str]) -> Iterator[Entry]:
+    """Rows with pictures, or what is listed where the file is the root; another table is no picture."""
+    try:
+        table = open_table(file)
+    except Exception as error:
+        raise _Unreadable(error) from error
+    if table.columns.image:
+        for row, (label, caption) in enumerate(table.known()):
+            where, inside = (path, name_of(row)) if path else (name_of(row), None)
+            yield Entry(path=where, member=inside, label=label, caption=caption)
+    elif path:
+        others["parquet"] += 1
+    elif table.columns.path:
+        yield from _listed(file, table.paths(), others)
+    else:
+        raise UserError(f"{file} has neither a column of pictures (struct<bytes, path>) nor one of paths, such as path")
+
+
+def _list_text(file: str, _path: str, others: Counter[str]) -> Iterator[Entry]:
+    with open_file(file).stream() as stream:
+        lines = (os.fsdecode(line).rstrip("\r\n") for line in stream)
+        yield from _listed(file, ((line, (None, None)) for line in lines if line), others)
+
+
+def _listed(file: str, paths: Iterable[tuple[str | None, Known]], others: Counter[str]) -> Iterator[Entry]:
+    """What a list names: pictures, and archives with all that they hold."""
+    seen = set[int]()
+    for number, (path, (label, caption)) in enumerate(paths, 1):
+        if not path:
+            yield Entry(path=f"entry {number}", problem="the list has no path here")
+        elif hash(path) in seen:
+            yield Entry(path=path, problem="the list names it twice")
+        elif names_archive(path):
+            yield from list_file(in_list(file, path), path, others)
+        else:
+            yield Entry(path=path, label=label, caption=caption)
+        seen.add(hash(path))
+
+
+def _list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Entry]:
+    """Pictures in a zip or tar archive."""
+    try:
+        listed, index = members(archive), index_of(archive)
+    except Exception as error:
+        raise _Unreadable(error) from error
+    labels, first_dot = _labels(partial(read_member, archive, LABELS_FILE)), archive.lower().endswith(".tar")
+    for number, name in enumerate(listed.names):
+        if any(_is_hidden(part) for part in PurePosixPath(name).parts):
+            continue
+        unseen = name not in index and _extension(name) not in EXTENSIONS
+        if not unseen and not _looks_like_picture(name, partial(read_member, archive, name, _START)):
+            others[readable(_extension(name))] += 1
+            continue
+        beside = find_beside(name, index.__contains__, first_dot=first_dot)
+        _uncount(beside, others)
+        where, inside = (path, name) if path else (name, None)
+        refused = listed.problems.get(number)
+        yield Entry(path=where, member=inside, problem=refused, label=labels.get(name), beside=beside)
+    if labels:
+        others["json"] -= 1
+
+
+def readable(name: str) -> str:
+    """A name without the bytes that are not valid UTF-8: each is written as ``\\xNN``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _packed_tar(path: str) -> Entry:
+    return Entry(path=path, problem="members of a compressed tar cannot be found without unpacking it: decompress it")
+
+
+def _labels(read: Callable[[], bytes]) -> dict[str, int]:
+    """Of a ``dataset.json``, or none where there is no such file or it says something else."""
+    try:
+        return labels_from(read())
+    except Exception:  # noqa: BLE001 (nearly always that there is none; each kind of storage raises its own)
+        return {}
+
+
+def _uncount(beside: str, others: Counter[str]) -> None:
+    """A file that tells about a picture is not left out."""
+    for extension in beside.split():
+        others[extension] -= 1
+
+
+def _looks_like_picture(name: str, read: Callable[[], bytes]) -> bool:
+    """By its extension, or by its first bytes."""
+    extension = _extension(name)
+    if extension in PICTURE_EXTENSIONS or extension in EXTENSIONS:
+        return extension in PICTURE_EXTENSIONS
+    return _starts_like_picture(read)
+
+
+def _is_hidden(name: str) -> bool:
+    return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_regular(child: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISREG(child.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_picture(path: str, child: os.DirEntry[str], others: Counter[str]) -> bool:
+    """By extension, whatever the entry is, or by the first bytes of a regular file; what is neither is counted."""
+    extension = _extension(path)
+    if extension in PICTURE_EXTENSIONS:
+        return True
+    if (
+        extension not in EXTENSIONS
+        and _is_regular(child)
+        and _starts_like_picture(partial(read_file, child.path, _START))
+    ):
+        return True
+    others[readable(extension)] += 1
+    return False
+
+
+def _extension(path: str) -> str:
+    """Lower case, without the dot."""
+    return PurePosixPath(path).suffix[1:].lower()
+
+
+def _starts_like_picture(read: Callable[[], bytes]) -> bool:
+    """Whether the first bytes are those of JPEG, PNG, GIF, BMP, TIFF or WebP."""
+    try:
+        start = read()
+    except Exception:  # noqa: BLE001 (what cannot be read does not look like a picture)
+        return False
+    magic = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+    bitmap = start[:2] == b"BM" and start[6:10] == bytes(4)  # its reserved field is zero
+    return start.startswith(magic) or bitmap or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")

@@ -1,0 +1,45 @@
+"""Writes pools that are archives: tar, zip, and Parquet files with pictures."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from awkward import encoded, picture
+from PIL import Image
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+Members = dict[str, bytes | tarfile.TarInfo]
+
+
+def png(number: int = 0) -> bytes:
+    """A picture of its own for each number."""
+    return encoded(Image.fromarray(picture() + number))
+
+
+def write_tar(path: Path, members: Members, form: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members.items():
+            if isinstance(data, tarfile.TarInfo):
+                tar.addfile(data)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_pictures(path: Path, pictures: list[bytes | None], group: int = 4, **columns: list) -> Path:
+    """As ``datasets`` does. group: rows in a row group."""
+    image = pa.array([{"bytes": data, "path": None} for data in pictures], IMAGE)
+    pq.write_table(pa.table({"image": image, **columns}), path, row_group_size=group)
+    return path
