@@ -32,6 +32,8 @@ Workers = Annotated[int, typer.Option(help="Threads that decode pictures.", min=
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Per = Literal["picture", "source"]
+PerGroup = Literal["picture", "source", "label", "quality"]
+Use = Literal["estimate", "hi"]
 Solver = Literal["heun", "euler"]
 Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where a root of the manifest lies now.")]
 
@@ -88,6 +90,50 @@ def annotate(
         _print_json(plan(pool, config))
         return
     run_annotation(pool, out, config, device=device, workers=workers, overwrite=overwrite, reporter=Reporter())
+    print_table(query(out, "FROM by_source"))
+
+
+@app.command()
+def threshold(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
+    epsilon: Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")] = 0.05,
+    per: Annotated[PerGroup, typer.Option(help="One threshold per picture, source, label or tenth.")] = "picture",
+    by: Annotated[str | None, typer.Option(help="Score whose tenths --per quality takes.")] = None,
+    sigma_min: Annotated[float | None, typer.Option(help="Of all, or of those that --quantile picks.")] = None,
+    quantile: Annotated[str | None, typer.Option(help="Score: the lowest --share get --sigma-min, others 0.")] = None,
+    share: Annotated[float, typer.Option(help="Of the pictures that are not clean, for --quantile.")] = 0.9,
+    rule: Annotated[str | None, typer.Option(help="SQL expression over the columns of the manifest.")] = None,
+    use: Annotated[Use, typer.Option(help="hi takes the upper end of each interval: the careful choice.")] = "estimate",
+    floor: Annotated[float, typer.Option(help="Least sigma_min of a picture that is not clean.")] = 0.0,
+    cap: Annotated[float, typer.Option(help="Largest finite sigma_min.")] = float("inf"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Decide sigma_min again from the stored curves, or by a rule: seconds, no GPU, no pictures.
+
+    Clean pictures keep 0.
+
+    Example: ambient threshold manifest.parquet -o careful.parquet --use hi --per source
+    """
+    from .curate.decide import Rule
+    from .curate.query import query
+    from .curate.reporter import Reporter
+    from .curate.rethreshold import rethreshold
+    from .curate.tables import print_table
+
+    decided = Rule(
+        epsilon=epsilon,
+        per=per,
+        by=by,
+        fixed=sigma_min,
+        sql=rule,
+        quantile=quantile,
+        share=share,
+        use=use,
+        floor=floor,
+        cap=cap,
+    )
+    rethreshold(manifest, out, decided, overwrite=overwrite, reporter=Reporter())
     print_table(query(out, "FROM by_source"))
 
 

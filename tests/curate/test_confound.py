@@ -1,0 +1,51 @@
+"""The check that clean and other pictures differ in quality, not in content; and which groups there are."""
+
+import numpy as np
+import pytest
+import torch
+from ambient.curate.confound import content_accuracy, is_confounded
+from ambient.curate.crossfit import folds_of
+from ambient.curate.fit import Sample
+from ambient.curate.learn import groups_of
+from ambient.curate.noise import names_of
+from fields import Fields
+
+FIELDS = Fields(resolution=32)
+
+
+def verdict(clean: torch.Tensor, other: torch.Tensor) -> tuple[float, bool]:
+    names = names_of([f"{i:032x}"[::-1] for i in range(len(clean) + len(other))])
+    parts = names[: len(clean)], names[len(clean) :]
+    sets = [
+        Sample(pictures=x, names=n, groups=torch.zeros(len(x)).long())
+        for x, n in zip((clean, other), parts, strict=True)
+    ]
+    folds = folds_of(parts[0], 2, 0), folds_of(parts[1], 2, 0)
+    accuracy, error = content_accuracy(sets[0], sets[1], folds, 2)
+    return accuracy, is_confounded(accuracy, error)
+
+
+@pytest.mark.parametrize("num", [40, 400])
+@pytest.mark.parametrize("blur", [0.0, 0.6, 2.0])
+def test_damage_is_no_confound(num: int, blur: float) -> None:
+    accuracy, confounded = verdict(FIELDS.draw(num, seed=1), FIELDS.draw(1200, blur=blur, seed=2))
+    assert not confounded
+    assert abs(accuracy - 0.5) < (0.2 if num == 40 else 0.08)
+
+
+def test_another_brightness_contrast_or_subject_is() -> None:
+    clean, other = FIELDS.draw(300, seed=3), FIELDS.draw(900, blur=1.0, seed=4)
+    gradient = torch.linspace(-0.4, 0.4, 32).expand(32, 32)
+    for changed in (clean + 0.5, clean * 2, clean + gradient):
+        accuracy, confounded = verdict(changed, other)
+        assert accuracy > 0.6
+        assert confounded
+
+
+def test_many_and_small_sources_share_a_group() -> None:
+    sources = np.array(["b"] * 30 + ["a"] * 25 + ["tiny"] * 19, dtype=object)
+    assert groups_of(sources) == ("a", "b", "")
+    assert groups_of(sources[:55]) == ("a", "b")
+    assert groups_of(sources[55:]) == ("",)
+    many = groups_of(np.array([f"{i:02d}" for i in range(40) for _ in range(20 + i)], dtype=object))
+    assert many == (*(f"{i:02d}" for i in range(25, 40)), "")

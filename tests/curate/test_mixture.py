@@ -1,0 +1,56 @@
+"""What else is in the pool must not matter: a mild blur as one picture in a hundred among heavy ones."""
+
+import numpy as np
+import pytest
+import torch
+from ambient.curate.classifier import ClassifierConfig
+from ambient.curate.curves import search
+from ambient.curate.fit import FitConfig, Sample, Split, fit_members
+from ambient.curate.threshold import crossing, isotonic, sigma_grid
+from ambient.schemas.space import Space
+from fields import Fields
+from torch import Tensor
+
+pytestmark = pytest.mark.slow
+THREADS = 2  # tests/conftest.py
+
+FIELDS = Fields(resolution=16)
+MILD, HEAVY = 0.6, 2.0
+
+
+def median_sigma_min(mild: int, heavy: int, *, told: bool) -> float:
+    """Of mildly blurred fields, by a classifier trained on a pool of so many; told: which are which."""
+    other = torch.cat([FIELDS.draw(mild, blur=MILD, seed=11), FIELDS.draw(heavy, blur=HEAVY, seed=12)])
+    groups = torch.cat([torch.zeros(mild), torch.ones(heavy)]).long() * told
+    held = torch.cat([torch.arange(mild // 10), mild + torch.arange(heavy // 10)])
+    split = Split(
+        clean=torch.arange(2700), other=without(len(other), held), held_clean=torch.arange(2700, 3000), held_other=held
+    )
+    fit = fit_members(
+        sample(FIELDS.draw(3000, seed=13), torch.zeros(3000).long()),
+        sample(other, groups),
+        [split],
+        space=Space(resolution=16, channels=1),
+        config=FitConfig(steps=150, lr=2e-3, batch_size=256),
+        network=ClassifierConfig(dropout=0.0, groups=1 + told),
+    )
+    pictures, names = FIELDS.draw(30, blur=MILD, seed=99), torch.arange(30)
+    first = torch.zeros(30).long()
+    curves = search(fit.members[0], pictures, names, sigma_grid(), groups=first, draws=16, tau=0.45)
+    return float(np.median(crossing(isotonic(curves.mean, curves.count), sigma_grid(), 0.45)))
+
+
+def sample(pictures: Tensor, groups: Tensor) -> Sample:
+    return Sample(pictures=pictures, names=torch.zeros_like(groups), groups=groups)
+
+
+def without(num: int, held: Tensor) -> Tensor:
+    keep = torch.ones(num, dtype=torch.bool)
+    keep[held] = False
+    return keep.nonzero()[:, 0]
+
+
+def test_a_rare_damage_gets_the_threshold_that_it_gets_alone() -> None:
+    alone = median_sigma_min(3000, 0, told=False)
+    assert abs(median_sigma_min(30, 2970, told=True) / alone - 1) < 0.15
+    assert median_sigma_min(30, 2970, told=False) < 0.7 * alone  # the fault that groups mend

@@ -1,0 +1,181 @@
+"""Deciding again: every rule, from curves or without, against values worked out by hand."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ambient.curate.decide import Rule
+from ambient.curate.reporter import Reporter
+from ambient.curate.rethreshold import rethreshold
+from ambient.curate.threshold import crossing, decide, isotonic, sigma_grid
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import METADATA_KEY, check_rows, manifest_schema, read_metadata
+from manifests import METADATA, rows
+
+GRID = sigma_grid()
+NOISE = np.full(48, 0.3)
+TRUTH = [0.3, 0.5, 1.0, 2.0, 4.0]
+SOURCES = ["a", "a", "b", "b", "b"]
+
+
+def curve(sigma_min: float) -> list[float]:
+    """Passes 0.45 at sigma_min."""
+    return (0.5 / (1 + np.exp(-1.5 * np.log(GRID / sigma_min) - math.log(9)))).tolist()
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Five pictures with known crossings, one whose curve stays low, a clean one, an unreadable one."""
+    table = rows(
+        8,
+        source=[*SOURCES, "a", "c", "c"],
+        role=["pool"] * 6 + ["clean", "pool"],
+        status=["ok"] * 7 + ["unreadable"],
+        p_clean=[*(curve(s) for s in TRUTH), [0.1] * 48, [0.5] * 48, None],
+        draws=[[8] * 48] * 7 + [None],
+        label=[0, 0, 0, 1, 1, None, 0, None],
+        method=["classifier"] * 6 + ["clean", None],
+        sigma_min=[9.0] * 6 + [0.0, None],
+        sigma_max=[0.0] * 7 + [None],
+    )
+    score = pa.array([0.1, 0.2, 0.2, 0.9, None, 0.5, 0.1, None], pa.float32())
+    table = table.append_column("plddt", score).select(manifest_schema(["plddt"]).names)
+    metadata = replace(METADATA, sigma_grid=GRID.tolist(), draw_noise=NOISE.tolist(), fold_spread=0.1)
+    path = tmp_path / "m.parquet"
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), path)
+    return path
+
+
+def decided(manifest: Path, **rule: object) -> list[dict]:
+    out = manifest.with_name("out.parquet")
+    rethreshold(manifest, out, Rule(**rule), overwrite=True, reporter=Reporter(quiet=True))
+    table = pq.read_table(out)
+    check_rows(table, "it")
+    assert table.drop_columns(["sigma_min", "sigma_min_lo", "sigma_min_hi", "method"]).equals(
+        pq.read_table(manifest).drop_columns(["sigma_min", "sigma_min_lo", "sigma_min_hi", "method"])
+    )
+    found = table.to_pylist()
+    assert (found[6]["sigma_min"], found[6]["method"]) == (0.0, "clean")
+    assert (found[7]["sigma_min"], found[7]["method"]) == (None, None)
+    return found[:6]
+
+
+def values(found: list[dict]) -> list[float]:
+    return [row["sigma_min"] for row in found]
+
+
+def test_per_picture(manifest: Path) -> None:
+    found = decided(manifest)
+    assert values(found) == pytest.approx([*TRUTH, math.inf], rel=0.01)
+    assert {row["method"] for row in found} == {"classifier"}
+    mean, count = np.array([curve(s) for s in TRUTH]).astype(np.float32).astype(float), np.full((5, 48), 8.0)
+    for name, expected in zip(
+        ("sigma_min", "sigma_min_lo", "sigma_min_hi"),
+        decide(mean, count, GRID, 0.05, noise=NOISE, spread=0.1),
+        strict=True,
+    ):
+        assert [row[name] for row in found[:5]] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_epsilon_moves_every_threshold_down(manifest: Path) -> None:
+    before, after = values(decided(manifest)), values(decided(manifest, epsilon=0.2))
+    assert all(b > a > 0.1 * b for b, a in zip(before[:5], after[:5], strict=True))
+    assert read_metadata(manifest.with_name("out.parquet")).epsilon == 0.2
+
+
+def test_the_careful_choice_is_the_upper_end(manifest: Path) -> None:
+    assert values(decided(manifest, use="hi")) == [row["sigma_min_hi"] for row in decided(manifest)]
+
+
+def test_floor_and_cap_bound_what_is_finite(manifest: Path) -> None:
+    found = values(decided(manifest, floor=0.6, cap=1.5))
+    assert found == pytest.approx([0.6, 0.6, 1.0, 1.5, 1.5, math.inf], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("per", "groups"), [("source", ["a", "a", "b", "b", "b", "a"]), ("label", [0, 0, 0, 1, 1, None])]
+)
+def test_per_group_is_the_crossing_of_the_mean_curve(manifest: Path, per: str, groups: list) -> None:
+    found = decided(manifest, per=per)
+    curves = np.array([*(curve(s) for s in TRUTH), [0.1] * 48])
+    for group in set(groups):
+        mean = curves[[g == group for g in groups]].mean(axis=0, keepdims=True)
+        expected = float(crossing(isotonic(mean), GRID, 0.45)[0])
+        assert [v for v, g in zip(values(found), groups, strict=True) if g == group] == pytest.approx(
+            [expected] * groups.count(group), rel=1e-4
+        )
+    assert {row["method"] for row in found} == {per}
+
+
+def test_per_quality_groups_equal_scores(manifest: Path) -> None:
+    found = values(decided(manifest, per="quality", by="plddt"))
+    assert found[1] == found[2]  # the same score
+    assert found[0] == pytest.approx(TRUTH[0], rel=0.01)
+    assert found[3] == pytest.approx(TRUTH[3], rel=0.01)
+
+
+def test_fixed(manifest: Path) -> None:
+    found = decided(manifest, fixed=2.0)
+    assert values(found) == [2.0] * 6
+    assert {row["method"] for row in found} == {"fixed"}
+
+
+def test_quantile_of_a_score(manifest: Path) -> None:
+    """Scores .1, .2, .2, .9, none, .5: ranks 2/6, 4/6, 4/6, 1, -, 5/6; what has no score counts as low."""
+    assert values(decided(manifest, quantile="plddt", fixed=0.2, share=0.5)) == pytest.approx([0.2, 0, 0, 0, 0.2, 0])
+    found = decided(manifest, quantile="plddt", fixed=0.2, share=0.67)
+    assert values(found) == pytest.approx([0.2, 0.2, 0.2, 0, 0.2, 0])
+    assert {row["method"] for row in found} == {"quantile"}
+
+
+def test_sql_rule(manifest: Path) -> None:
+    rule = "CASE WHEN plddt > 0.4 THEN 0 WHEN source = 'a' THEN 0.7 ELSE 'inf'::FLOAT END -- done"
+    found = decided(manifest, sql=rule)
+    assert values(found) == pytest.approx([0.7, 0.7, math.inf, 0, math.inf, 0])
+    assert {row["method"] for row in found} == {"rule"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"sql": "CASE WHEN plddt > 0.4 THEN 1 END"}, "NULL for '0000000.png'"),
+        ({"sql": "-1"}, "a number >= 0"),
+        ({"sql": "no_such"}, "SQL: "),
+        ({"sql": "(SELECT max(x) FROM read_csv('/etc/passwd'))"}, "SQL: "),
+        ({"quantile": "beauty", "fixed": 1.0}, "no score 'beauty'"),
+        ({"quantile": "plddt"}, "needs --sigma-min"),
+        ({"per": "quality"}, "needs --by"),
+        ({"epsilon": 0.6}, "epsilon"),
+        ({"floor": 2.0, "cap": 1.0}, "--floor and --cap"),
+        ({"fixed": -1.0}, "--sigma-min"),
+        ({"fixed": 1.0, "sql": "1"}, "leave out"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(manifest: Path, rule: dict, words: str) -> None:
+    out = manifest.with_name("out.parquet")
+    with pytest.raises(UserError, match=words.replace("(", r"\(")) as error:
+        rethreshold(manifest, out, Rule(**rule), reporter=Reporter(quiet=True))
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_an_existing_file_is_kept(manifest: Path) -> None:
+    with pytest.raises(UserError, match="--overwrite"):
+        rethreshold(manifest, manifest, Rule(), reporter=Reporter(quiet=True))
+
+
+def test_the_command_says_the_rule(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = manifest.with_name("out.parquet")
+    rethreshold(manifest, out, Rule(fixed=2.0, quantile="plddt", share=0.5), reporter=Reporter())
+    metadata = read_metadata(out)
+    assert metadata.command.endswith("--sigma-min 2.0 --quantile plddt --share 0.5")
+    assert metadata.run != METADATA.run
+    assert "1 pictures have no plddt" in capsys.readouterr().err
+    rethreshold(manifest, out, Rule(), overwrite=True, reporter=Reporter())
+    said = capsys.readouterr().err
+    assert "which noise cannot mend" in said
+    assert "1 in a" in said
