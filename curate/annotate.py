@@ -5,7 +5,9 @@ Every stage writes finished parts (curate/manifest.py), so the same command cont
 
 import math
 import shlex
-from dataclasses import asdict, dataclass, fields
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,27 +22,29 @@ from torch import Tensor
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
+from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
 from ..schemas.space import Space
 from .classifier import QualityClassifier, load_classifier, save_classifier
 from .curves import search
 from .device import choose_device
 from .fit import HELD_OUT, MIN_ACCURACY, FitConfig, fit_classifier
 from .images import Unusable, load_many, to_unit
-from .manifest import Work, digest, replacing, write_manifest, write_table
+from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest, write_table
 from .noise import names_of
-from .pool import Found, find, mark_duplicates, replaced, scan, to_table
+from .pool import Duplicates, Found, find, replaced, scan, settle_duplicates, to_table
 from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
 from .remote import address, is_remote
 from .reporter import Advance, Reporter
 from .scores import SCORES
 from .threshold import decide, decide_per_source, sigma_grid
+from .update import Past, choose, classifier_beside, join, past
 from .uris import Roots
 
 Rows = NDArray[Any]
 CURVES = ("mean", "variance", "count")
 
 RECORDS_PER_PART = 4096
+CLASSIFIER = "classifier.safetensors"
 CURVES_PER_PART = 512
 _CHUNK = 64  # pictures annotated at a time: fixed, so that a picture's batch never depends on where a run stopped
 _FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
@@ -63,6 +67,7 @@ class AnnotateConfig:
     epsilon: float = 0.05
     draws: int = 8
     per: Literal["picture", "source"] = "picture"
+    duplicates: Duplicates = "mark"
     steps: int = 1000
     seed: int = 0
     accept_indistinguishable: bool = False
@@ -76,6 +81,8 @@ class AnnotateConfig:
             raise UserError(f"draws must lie between 1 and 4096, not {self.draws}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, not {self.steps}")
+        if self.duplicates not in ("mark", "keep"):
+            raise UserError(f"--duplicates is mark or keep, not {self.duplicates!r}")
         if self.per not in ("picture", "source"):
             raise UserError(f"--per is picture or source, not {self.per!r}")
         resolution = 8 if self.resolution is None else self.resolution
@@ -112,10 +119,12 @@ def annotate(
     device: str = "auto",
     workers: int = 4,
     overwrite: bool = False,
+    update: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
     """Write the manifest of a pool to `out`; continue where an interrupted run of the same kind stopped.
 
+    update: add what is new or changed to the manifest that is there. The classifier is kept beside the manifest.
     Raises UserError when the pool or the clean set cannot be used, when the classifier cannot tell clean from other
     pictures (it must not fail open), or when `out` holds another run's manifest and overwrite is False.
     """
@@ -124,32 +133,63 @@ def annotate(
     roots = _roots(pool, config)
     found = find(roots)
     _say_found(found, pool, reporter)
-    identity = _identity(found, roots, config)
-    if _finished(out, identity, overwrite):
+    identity, options = _identity(found, roots, config), _options(config)
+    before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
+    if before is None and _finished(out, identity, overwrite):
         reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
+        sweep(out, identity)
         return out
-    with Work(out, identity) as work:
+    work_id = digest([identity, before.metadata.fingerprint, before.fresh.candidates.digest()]) if before else identity
+    with Work(out, work_id) as work:
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
         run = _Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter)
-        records = _choose_clean(_collect(found, run), pool, run)
+        if before:
+            _update(before, out, pool, identity, run)
+            return out
+        records = _choose_clean(_usable(_collect(found, run)), pool, run)
         space = _space(records, run)
         classifier, classifier_hash = _classifier(records, space, run)
         _curves(records, classifier, space, run)
         metadata = Metadata(
             space=space,
             roots=roots,
-            fingerprint=digest(list(zip(records["uri"].to_pylist(), records["id"].to_pylist(), strict=True))),
+            fingerprint=fingerprint(records),
             package_version=__version__,
             command=shlex.join(["ambient", "annotate", str(pool), "-o", str(out), *config.arguments()]),
             run=identity,
+            options=options,
             sigma_grid=sigma_grid().tolist(),
             draws=config.draws,
             epsilon=config.epsilon,
             classifier=classifier_hash,
         )
+        with replacing(classifier_beside(out)) as beside:
+            shutil.copyfile(work.folder / CLASSIFIER, beside)
         write_manifest(out, _annotated(records, run), manifest_schema(list(SCORES)), metadata)
     return out
+
+
+def _update(before: Past, out: Path, pool: Path, identity: str, run: _Run) -> None:
+    """Annotate what is new or changed with the classifier of the manifest, and write it again."""
+    config, metadata, fresh = run.config, before.metadata, before.fresh
+    rows = None
+    if fresh.candidates:
+        is_clean = None
+        if config.clean is not None:
+            is_clean = partial(in_clean_dir, pool=pool, clean=config.clean, roots=run.roots)
+        elif config.clean_where is not None:
+            is_clean = partial(where, predicate=config.clean_where)
+        before, rows = choose(before, _collect(fresh, run), is_clean, config.duplicates, run.reporter)
+        if _is(rows, "status", "ok").any():
+            shutil.copyfile(before.classifier, run.work.folder / CLASSIFIER)
+            classifier, _ = _classifier(rows, metadata.space, run)
+            _curves(rows, classifier, metadata.space, run)
+            rows = _annotated(rows, run)
+    table = before.rows if rows is None else join(before, rows)
+    metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
+    scores = [name for name in table.column_names if name not in (*RECORD.names, *ANNOTATION.names)]
+    write_manifest(out, table, manifest_schema(scores), metadata)
 
 
 def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
@@ -173,8 +213,11 @@ def _roots(pool: Path, config: AnnotateConfig) -> Roots:
 
 
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    options = {**asdict(config), "clean": str(config.clean)}
-    return digest([options, roots, [candidate.uri for candidate in found.candidates], __version__])
+    return digest([_options(config), roots, found.candidates.digest(), __version__])
+
+
+def _options(config: AnnotateConfig) -> str:
+    return digest({**asdict(config), "clean": str(config.clean)})
 
 
 def _finished(out: Path, identity: str, overwrite: bool) -> bool:
@@ -214,7 +257,11 @@ def _collect(found: Found, run: _Run) -> pa.Table:
                     advance(1)
                 write_table(path, to_table(rows))
             tables.append(pq.read_table(path))
-    records = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def _usable(records: pa.Table) -> pa.Table:
+    """Raises UserError where no record is."""
     if not _is(records, "status", "ok").any():
         first = f"{records['uri'][0].as_py()!r}: {records['reason'][0].as_py()}"
         raise UserError(f"none of the {len(records):,} pictures can be used; the first, {first}")
@@ -232,7 +279,8 @@ def _choose_clean(records: pa.Table, pool: Path, run: _Run) -> pa.Table:
         mask = best_by_ranks(records)
         how = f"the top {DEFAULT_SHARE:.0%} by the lower of the ranks in {' and '.join(DEFAULT_SCORES)}"
     roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
-    records = mark_duplicates(records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles))
+    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    records = settle_duplicates(records, config.duplicates)
     ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
     check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
     run.reporter.say(f"clean set: {(ok & clean).sum():,} of {ok.sum():,} usable pictures, by {how}")
@@ -255,7 +303,7 @@ def _space(records: pa.Table, run: _Run) -> Space:
 
 def _classifier(records: pa.Table, space: Space, run: _Run) -> tuple[QualityClassifier, str]:
     """Stage 3: train the classifier, or take the one that an interrupted run had finished."""
-    path = run.work.folder / "classifier.safetensors"
+    path = run.work.folder / CLASSIFIER
     if not path.exists():
         held_clean, clean = _sample(records, "clean", space, run)
         held_other, other = _sample(records, "pool", space, run)
@@ -267,8 +315,8 @@ def _classifier(records: pa.Table, space: Space, run: _Run) -> tuple[QualityClas
             f"cross-entropy {fit.held_out_loss:.3f} nats over all levels"
         )
         must_distinguish(fit.accuracy, config.lowest, run)
-        with replacing(path) as partial:
-            save_classifier(partial, fit.classifier)
+        with replacing(path) as unfinished:
+            save_classifier(unfinished, fit.classifier)
     classifier, content_hash = load_classifier(path)
     return classifier.to(run.device), content_hash
 

@@ -74,6 +74,7 @@ class Metadata:
     epsilon: a level counts as good when p_clean > 0.5 - epsilon. classifier: BLAKE2b-128 of its file, or None.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
+    options: BLAKE2b-128 over the options alone.
     """
 
     space: Space
@@ -82,6 +83,7 @@ class Metadata:
     package_version: str
     command: str
     run: str = ""
+    options: str = ""
     sigma_grid: list[float] = field(default_factory=list)
     draws: int = 0
     epsilon: float = 0.05
