@@ -34,6 +34,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Per = Literal["picture", "source"]
 PerGroup = Literal["picture", "source", "label", "quality"]
 Use = Literal["estimate", "hi"]
+Duplicates = Literal["mark", "keep"]
 Solver = Literal["heun", "euler"]
 Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where a root of the manifest lies now.")]
 
@@ -58,7 +59,9 @@ def annotate(
     accept_indistinguishable: Annotated[
         bool, typer.Option("--accept-indistinguishable", help="Go on when clean and other pictures look the same.")
     ] = False,
+    duplicates: Annotated[Duplicates, typer.Option(help="Mark copies, or keep them usable.")] = "mark",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run's manifest.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Add what is new or changed; the rest stays.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Find the lowest trustworthy noise level of every picture and write the manifest.
@@ -82,6 +85,7 @@ def annotate(
         epsilon=epsilon,
         draws=draws,
         per=per,
+        duplicates=duplicates,
         steps=steps,
         seed=seed,
         accept_indistinguishable=accept_indistinguishable,
@@ -89,7 +93,9 @@ def annotate(
     if dry_run:
         _print_json(plan(pool, config))
         return
-    run_annotation(pool, out, config, device=device, workers=workers, overwrite=overwrite, reporter=Reporter())
+    run_annotation(
+        pool, out, config, device=device, workers=workers, overwrite=overwrite, update=update, reporter=Reporter()
+    )
     print_table(query(out, "FROM by_source"))
 
 

@@ -5,7 +5,9 @@ Every stage writes finished parts (curate/manifest.py), so the same command cont
 
 import math
 import shlex
-from dataclasses import asdict, dataclass, fields
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,23 +18,24 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
+from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
 from ..schemas.space import Space
 from .columns import Rows, matrix
 from .columns import is_ as _is
 from .crossfit import CrossFitted
 from .decide import Rule, settle
 from .device import choose_device
-from .learn import trained
-from .manifest import Work, digest, write_manifest, write_table
+from .learn import CLASSIFIER, trained
+from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest, write_table
 from .measure import measure
-from .pool import Found, find, mark_duplicates, replaced, scan, to_table
+from .pool import Duplicates, Found, find, replaced, scan, settle_duplicates, to_table
 from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
 from .remote import address, is_remote
 from .reporter import Reporter
 from .run import Run as _Run
 from .scores import SCORES
 from .threshold import draw_noise, sigma_grid
+from .update import Past, choose, classifier_beside, join, past
 from .uris import Roots
 
 RECORDS_PER_PART = 4096
@@ -55,6 +58,7 @@ class AnnotateConfig:
     epsilon: float = 0.05
     draws: int = 8
     per: Literal["picture", "source"] = "picture"
+    duplicates: Duplicates = "mark"
     steps: int = 1000
     seed: int = 0
     accept_indistinguishable: bool = False
@@ -68,6 +72,8 @@ class AnnotateConfig:
             raise UserError(f"draws must lie between 1 and 4096, not {self.draws}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, not {self.steps}")
+        if self.duplicates not in ("mark", "keep"):
+            raise UserError(f"--duplicates is mark or keep, not {self.duplicates!r}")
         if self.per not in ("picture", "source"):
             raise UserError(f"--per is picture or source, not {self.per!r}")
         resolution = 8 if self.resolution is None else self.resolution
@@ -92,10 +98,12 @@ def annotate(
     device: str = "auto",
     workers: int = 4,
     overwrite: bool = False,
+    update: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
     """Write the manifest of a pool to `out`; continue where an interrupted run of the same kind stopped.
 
+    update: add what is new or changed to the manifest that is there. The classifier is kept beside the manifest.
     Raises UserError when the pool or the clean set cannot be used, when the classifier cannot tell clean from other
     pictures (it must not fail open), or when `out` holds another run's manifest and overwrite is False.
     """
@@ -104,15 +112,21 @@ def annotate(
     roots = _roots(pool, config)
     found = find(roots)
     _say_found(found, pool, reporter)
-    identity = _identity(found, roots, config)
-    if _finished(out, identity, overwrite):
+    identity, options = _identity(found, roots, config), _options(config)
+    before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
+    if before is None and _finished(out, identity, overwrite):
         reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
+        sweep(out, identity)
         return out
-    with Work(out, identity) as work:
+    work_id = digest([identity, before.metadata.fingerprint, before.fresh.candidates.digest()]) if before else identity
+    with Work(out, work_id) as work:
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
         run = _Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter)
-        records = _choose_clean(_collect(found, run), pool, run)
+        if before:
+            _update(before, out, pool, identity, run)
+            return out
+        records = _choose_clean(_usable(_collect(found, run)), pool, run)
         space = _space(records, run)
         classifier, classifier_hash = trained(records, space, run)
         measure(records, classifier, space, run)
@@ -120,10 +134,11 @@ def annotate(
         metadata = Metadata(
             space=space,
             roots=roots,
-            fingerprint=digest(list(zip(records["uri"].to_pylist(), records["id"].to_pylist(), strict=True))),
+            fingerprint=fingerprint(records),
             package_version=__version__,
             command=shlex.join(["ambient", "annotate", str(pool), "-o", str(out), *config.arguments()]),
             run=identity,
+            options=options,
             sigma_grid=sigma_grid().tolist(),
             draws=config.draws,
             epsilon=config.epsilon,
@@ -131,8 +146,32 @@ def annotate(
             draw_noise=noise.tolist(),
             fold_spread=classifier.spread,
         )
+        with replacing(classifier_beside(out)) as beside:
+            shutil.copyfile(work.folder / CLASSIFIER, beside)
         write_manifest(out, rows, manifest_schema(list(SCORES)), metadata)
     return out
+
+
+def _update(before: Past, out: Path, pool: Path, identity: str, run: _Run) -> None:
+    """Annotate what is new or changed with the classifier of the manifest, and write it again."""
+    config, metadata, fresh = run.config, before.metadata, before.fresh
+    rows = None
+    if fresh.candidates:
+        is_clean = None
+        if config.clean is not None:
+            is_clean = partial(in_clean_dir, pool=pool, clean=config.clean, roots=run.roots)
+        elif config.clean_where is not None:
+            is_clean = partial(where, predicate=config.clean_where)
+        before, rows = choose(before, _collect(fresh, run), is_clean, config.duplicates, run.reporter)
+        if _is(rows, "status", "ok").any():
+            shutil.copyfile(before.classifier, run.work.folder / CLASSIFIER)
+            classifier, _ = trained(rows, metadata.space, run)
+            measure(rows, classifier, metadata.space, run)
+            rows, _ = _annotated(rows, classifier, run, noise=np.array(metadata.draw_noise))
+    table = before.rows if rows is None else join(before, rows)
+    metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
+    scores = [name for name in table.column_names if name not in (*RECORD.names, *ANNOTATION.names)]
+    write_manifest(out, table, manifest_schema(scores), metadata)
 
 
 def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
@@ -156,8 +195,11 @@ def _roots(pool: Path, config: AnnotateConfig) -> Roots:
 
 
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    options = {**asdict(config), "clean": str(config.clean)}
-    return digest([options, roots, [candidate.uri for candidate in found.candidates], __version__])
+    return digest([_options(config), roots, found.candidates.digest(), __version__])
+
+
+def _options(config: AnnotateConfig) -> str:
+    return digest({**asdict(config), "clean": str(config.clean)})
 
 
 def _finished(out: Path, identity: str, overwrite: bool) -> bool:
@@ -197,7 +239,11 @@ def _collect(found: Found, run: _Run) -> pa.Table:
                     advance(1)
                 write_table(path, to_table(rows))
             tables.append(pq.read_table(path))
-    records = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def _usable(records: pa.Table) -> pa.Table:
+    """Raises UserError where no record is."""
     if not _is(records, "status", "ok").any():
         first = f"{records['uri'][0].as_py()!r}: {records['reason'][0].as_py()}"
         raise UserError(f"none of the {len(records):,} pictures can be used; the first, {first}")
@@ -215,7 +261,8 @@ def _choose_clean(records: pa.Table, pool: Path, run: _Run) -> pa.Table:
         mask = best_by_ranks(records)
         how = f"the top {DEFAULT_SHARE:.0%} by the lower of the ranks in {' and '.join(DEFAULT_SCORES)}"
     roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
-    records = mark_duplicates(records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles))
+    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    records = settle_duplicates(records, config.duplicates)
     ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
     check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
     run.reporter.say(f"clean set: {(ok & clean).sum():,} of {ok.sum():,} usable pictures, by {how}")
@@ -236,11 +283,17 @@ def _space(records: pa.Table, run: _Run) -> Space:
     return Space(resolution=resolution, channels=run.config.channels)
 
 
-def _annotated(records: pa.Table, classifier: CrossFitted, run: _Run) -> tuple[pa.Table, Rows]:
-    """Stage 5: records with their curves and thresholds, the columns of a manifest; and the noise of the draws."""
+def _annotated(
+    records: pa.Table, classifier: CrossFitted, run: _Run, *, noise: Rows | None = None
+) -> tuple[pa.Table, Rows]:
+    """Stage 5: records with their curves and thresholds, the columns of a manifest; and the noise of the draws.
+
+    noise: of an earlier manifest; measured when left out.
+    """
     curves = pa.concat_tables(pq.read_table(path) for path in sorted(run.work.folder.glob("curves-*.parquet")))
     grid, known = sigma_grid(), curves.filter(pc.is_valid(curves["p_clean"]))
-    noise = draw_noise(*(matrix(known[name], len(grid)) for name in ("p_clean", "variance", "draws")))
+    if noise is None:
+        noise = draw_noise(*(matrix(known[name], len(grid)) for name in ("p_clean", "variance", "draws")))
     at = np.full(len(records), -1)
     at[curves["row"].to_numpy()] = np.arange(len(curves))
     curves = curves.take(pa.array(at, mask=at < 0))

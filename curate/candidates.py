@@ -1,13 +1,16 @@
 """The pictures that were found, held in columns: millions of them fit into a little memory."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 _BATCH = 8192
 
@@ -59,6 +62,17 @@ class Candidates(Sequence[Candidate]):
     @property
     def uris(self) -> pa.ChunkedArray:
         return self._table["uri"]
+
+    def where(self, mask: NDArray[np.bool_]) -> "Candidates":
+        """Those where mask (N,) holds."""
+        return Candidates(self._table.filter(pa.array(mask)))
+
+    def digest(self) -> str:
+        """BLAKE2b-128 in hex over the uris."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for batch in self._table.select(["uri"]).to_batches(max_chunksize=_BATCH):
+            hashed.update("\0".join([*batch["uri"].to_pylist(), ""]).encode())
+        return hashed.hexdigest()
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

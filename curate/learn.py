@@ -22,6 +22,7 @@ from .noise import names_of
 from .run import Run
 from .spread import fold_spread
 
+CLASSIFIER = "classifier.safetensors"
 _FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
 _GROUPS, _SMALLEST_GROUP = 16, 20  # the most groups, and the fewest pictures for a group of one's own
 _SMALL = 200  # clean pictures; with fewer, thresholds are rough
@@ -29,7 +30,7 @@ _SMALL = 200  # clean pictures; with fewer, thresholds are rough
 
 def trained(records: pa.Table, space: Space, run: Run) -> tuple[CrossFitted, str]:
     """The classifiers and the digest of their file: trained now, or by a run that was interrupted afterwards."""
-    path = run.work.folder / "classifier.safetensors"
+    path = run.work.folder / CLASSIFIER
     if not path.exists():
         classifier = _train(records, space, run)
         with replacing(path) as partial:

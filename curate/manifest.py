@@ -67,6 +67,15 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def fingerprint(records: pa.Table) -> str:
+    """BLAKE2b-128 in hex over the uris and ids."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for batch in records.select(["uri", "id"]).to_batches(max_chunksize=8192):
+        for row in batch.to_pylist():
+            hashed.update(json.dumps([row["uri"], row["id"]]).encode())
+    return hashed.hexdigest()
+
+
 class Work:
     """The folder of finished parts of one run, held by one process at a time."""
 
@@ -84,6 +93,7 @@ class Work:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another -o") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(self.folder / "lock")  # noqa: PTH116  # gone where a run that has just ended removed the folder
         except OSError as error:
             self._lock.close()
             raise UserError(f"another run is writing {self.folder.name}: wait for it or choose another -o") from error
@@ -115,6 +125,14 @@ class Work:
     def part(self, stage: str, number: int) -> Path:
         """Path of part `number` of a stage."""
         return self.folder / f"{stage}-{number:06d}.parquet"
+
+
+def sweep(manifest: Path, run: str) -> None:
+    """Remove the parts of a run that was killed after its manifest was complete."""
+    work = Work(manifest, run)
+    if work.folder.is_dir():
+        with work:
+            pass
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from .scores import SCORES, score
 from .uris import Roots, first_dot, is_archive, make_uri, read_bytes
 
 Record = dict[str, Any]
+Duplicates = Literal["mark", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,16 @@ def to_table(records: Iterable[Record]) -> pa.Table:
 def content_id(data: bytes) -> str:
     """BLAKE2b-128 of encoded bytes, 32 hex digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def settle_duplicates(table: pa.Table, how: Duplicates) -> pa.Table:
+    """Mark copies, or keep them: then a copy of a clean picture is clean, so that none is on both sides."""
+    if how == "mark":
+        return mark_duplicates(table)
+    clean = pc.equal(table["role"].cast(pa.string()), "clean")
+    ids = table["id"].filter(pc.and_(clean, pc.equal(table["status"].cast(pa.string()), "ok")))
+    copies = pc.is_in(table["id"], value_set=ids.combine_chunks().drop_null())
+    return replaced(table, "role", pc.if_else(copies, "clean", table["role"].cast(pa.string())))
 
 
 def mark_duplicates(table: pa.Table) -> pa.Table:

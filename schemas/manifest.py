@@ -76,6 +76,7 @@ class Metadata:
     ln sigma_min between classifiers of the same recipe.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
+    options: BLAKE2b-128 over the options alone.
     """
 
     space: Space
@@ -84,6 +85,7 @@ class Metadata:
     package_version: str
     command: str
     run: str = ""
+    options: str = ""
     sigma_grid: list[float] = field(default_factory=list)
     draws: int = 0
     epsilon: float = 0.05

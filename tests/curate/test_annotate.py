@@ -126,7 +126,8 @@ def test_metadata(manifest: Path, pool: Path) -> None:
 
 
 def test_finished_parts_are_gone(manifest: Path) -> None:
-    assert sorted(path.name for path in manifest.parent.iterdir()) == ["manifest.parquet", "pool"]
+    left = ["manifest.parquet", "manifest.parquet.classifier", "pool"]
+    assert sorted(path.name for path in manifest.parent.iterdir()) == left
 
 
 def test_the_same_command_again_does_nothing(

@@ -1,0 +1,173 @@
+"""Adding to a manifest: what is new or changed is annotated as the rest was, and the rest is left as it is.
+
+The classifier and the clean set stay those that the manifest was made with, so old and new thresholds mean the same.
+Whether a picture has changed is read from its bytes (its id), not from a time.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..schemas.errors import UserError
+from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, read_metadata
+from .parallel import map_in_order
+from .pool import Duplicates, Found, content_id, settle_duplicates
+from .reporter import Reporter
+from .uris import Roots, read_bytes
+
+_NAMED = 5  # pictures that a message names
+
+
+def classifier_beside(manifest: Path) -> Path:
+    """Where the classifier lies that a manifest was made with."""
+    return manifest.with_name(manifest.name + ".classifier")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """A manifest to add to. rows: those whose pictures are there, unchanged. fresh: the others of the pool."""
+
+    metadata: Metadata
+    classifier: Path
+    rows: pa.Table
+    fresh: Found
+
+
+def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: int, reporter: Reporter) -> Past:
+    """What of a manifest still holds. options: digest of the options now.
+
+    Raises UserError where the manifest was made with other options or its classifier is not beside it.
+    """
+    metadata, classifier = read_metadata(manifest), classifier_beside(manifest)
+    if metadata.options != options:
+        raise UserError(f"--update needs the options that {manifest} was made with: {metadata.command}")
+    if not classifier.is_file():
+        raise UserError(f"the classifier that made {manifest} is not at {classifier}: put it back, or use --overwrite")
+    if hashlib.blake2b(classifier.read_bytes(), digest_size=16).hexdigest() != metadata.classifier:
+        raise UserError(f"{classifier} is not the classifier that made {manifest}: put that back, or use --overwrite")
+    old = pq.read_table(manifest)
+    at = _unchanged(old, found, roots, workers, reporter)
+    vanished = old["uri"].filter(pc.invert(pc.is_in(old["uri"], value_set=found.candidates.uris.combine_chunks())))
+    if len(vanished):
+        names = ", ".join(vanished[:_NAMED].to_pylist()) + (", ..." if len(vanished) > _NAMED else "")
+        reporter.say(f"{len(vanished):,} pictures have vanished and leave the manifest: {names}")
+    fresh = Found(candidates=found.candidates.where(at < 0), others=found.others)
+    new = int(pc.sum(pc.invert(pc.is_in(fresh.candidates.uris, value_set=old["uri"].combine_chunks()))).as_py() or 0)
+    reporter.say(
+        f"{new:,} new and {len(fresh.candidates) - new:,} changed pictures; the other {(at >= 0).sum():,} stay"
+    )
+    return Past(metadata=metadata, classifier=classifier, rows=old.take(pa.array(at[at >= 0])), fresh=fresh)
+
+
+def _unchanged(old: pa.Table, found: Found, roots: Roots, workers: int, reporter: Reporter) -> NDArray[np.int64]:
+    """(N,) for each candidate its row in the manifest, or -1 where there is none that still holds."""
+    row = pc.fill_null(pc.index_in(found.candidates.uris, value_set=old["uri"].combine_chunks()), -1)
+    at: NDArray[np.int64] = row.to_numpy().astype(np.int64)
+    ids = old["id"].combine_chunks()
+    known = np.flatnonzero(at >= 0)
+    uris = found.candidates.uris.take(pa.array(known))
+    with reporter.track("comparing", len(known)) as advance:
+        same = map_in_order(lambda uri: _id_now(uri.as_py(), roots), iter(uris), workers=workers)
+        for place, now in zip(known.tolist(), same, strict=True):
+            if now is None or now != ids[int(at[place])].as_py():
+                at[place] = -1
+            advance(1)
+    # A duplicate whose original is gone is a picture in its own right.
+    status = old["status"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    names = ids.to_numpy(zero_copy_only=False)
+    kept = set(names[at[at >= 0]][status[at[at >= 0]] == "ok"].tolist())
+    for place in np.flatnonzero(at >= 0).tolist():
+        if status[at[place]] == "duplicate" and names[at[place]] not in kept:
+            at[place] = -1
+    return at
+
+
+def _id_now(uri: str, roots: Roots) -> str | None:
+    try:
+        return content_id(read_bytes(uri, roots))
+    except Exception:  # noqa: BLE001 (it will be read again, and the reason written down)
+        return None
+
+
+def choose(
+    before: Past,
+    records: pa.Table,
+    is_clean: Callable[[pa.Table], NDArray[np.bool_]] | None,
+    how: Duplicates,
+    reporter: Reporter,
+) -> tuple[Past, pa.Table]:
+    """Give new records their role and settle duplicates among all. is_clean: None where the best by rank are clean."""
+    mask = np.zeros(len(records), dtype=bool) if is_clean is None else is_clean(records)
+    if is_clean is None:
+        reporter.say("the clean set stays as it was: no new picture is clean")
+    roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
+    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    light = before.rows.select(RECORD.names).cast(RECORD)
+    both = settle_duplicates(pa.concat_tables([light, records.select(RECORD.names)]).unify_dictionaries(), how)
+    settled, fresh = both.slice(0, len(light)), both.slice(len(light))
+    for name in ("status", "reason", "role"):
+        records = records.set_column(records.schema.get_field_index(name), RECORD.field(name), fresh[name])
+    strange = set(pc.unique(records["source"].cast(pa.string())).to_pylist())
+    strange -= set(pc.unique(before.rows["source"].cast(pa.string())).to_pylist())
+    if strange:
+        reporter.warn(
+            f"the classifier has seen nothing of the sources {', '.join(sorted(strange)[:_NAMED])}: check their "
+            "thresholds, or annotate all again with --overwrite"
+        )
+    return replace(before, rows=_resettled(before.rows, settled)), records
+
+
+def _resettled(rows: pa.Table, settled: pa.Table) -> pa.Table:
+    """Old rows, of which a new clean picture has made some duplicates, or clean themselves."""
+    status, role = (settled[name].cast(pa.string()) for name in ("status", "role"))
+    gone = pc.and_(pc.equal(status, "duplicate"), pc.not_equal(rows["status"].cast(pa.string()), "duplicate"))
+    clean = pc.and_(pc.equal(role, "clean"), pc.not_equal(rows["role"].cast(pa.string()), "clean"))
+    for name in rows.column_names:
+        column, value = rows[name], None
+        if name in ("status", "reason", "role"):
+            column = settled[name]
+        elif name in ANNOTATION.names:
+            column = column.cast(pa.string()) if name == "method" else column
+            value = "clean" if name == "method" else 0.0 if name in THRESHOLDS else None
+            if value is not None:
+                column = pc.if_else(clean, pa.scalar(value, column.type), column)
+            column = pc.if_else(gone, pa.scalar(None, column.type), column)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
+
+
+def join(before: Past, rows: pa.Table) -> pa.Table:
+    """Old and new rows, sorted by uri. New ones with one threshold for their source get the old one where there is."""
+    old = _plain(before.rows)
+    both = pa.concat_tables([old, _same_source(old, _plain(rows))], promote_options="permissive")
+    return both.take(pc.sort_indices(both["uri"]))
+
+
+def _same_source(old: pa.Table, new: pa.Table) -> pa.Table:
+    if "method" not in new.column_names:
+        return new
+    known: dict[str, dict[str, Any]] = {}
+    for row in old.filter(pc.equal(old["method"], "source")).select(["source", *THRESHOLDS]).to_pylist():
+        known.setdefault(row["source"], row)
+    methods, sources = new["method"].to_pylist(), new["source"].to_pylist()
+    for name in THRESHOLDS:
+        values = [
+            known[source][name] if method == "source" and source in known else value
+            for method, source, value in zip(methods, sources, new[name].to_pylist(), strict=True)
+        ]
+        new = new.set_column(new.schema.get_field_index(name), name, pa.array(values, pa.float32()))
+    return new
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """With words instead of dictionaries, and no metadata, so that tables of other runs fit together."""
+    kinds = [pa.string() if pa.types.is_dictionary(field.type) else field.type for field in table.schema]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))

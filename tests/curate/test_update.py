@@ -1,0 +1,183 @@
+"""Adding to a manifest: only what is new or changed is annotated, by the classifier that made it."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ambient.curate import annotate as stages
+from ambient.curate import learn
+from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.reporter import Reporter
+from ambient.curate.uris import close_archives
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import check_rows, read_metadata
+from photo_pool import tiles, write_photo_pool
+from PIL import ImageFilter
+from shards import write_tar
+
+SHORT = {"steps": 2, "draws": 1, "resolution": 8, "accept_indistinguishable": True}
+Manifest = dict[str, dict]
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    close_archives()
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    return write_photo_pool(tmp_path / "pool", clean=12, per_blur=8)
+
+
+def run(pool: Path, *, update: bool = False, quiet: bool = True, **changes: object) -> Manifest:
+    config = AnnotateConfig(**{"clean": pool / "clean", **SHORT, **changes})
+    out = pool.parent / "m.parquet"
+    annotate(pool, out, config, device="cpu", workers=2, update=update, reporter=Reporter(quiet=quiet))
+    check_rows(pq.read_table(out), "it")
+    assert not out.with_name("m.parquet.parts").exists()
+    close_archives()
+    return {row["uri"]: row for row in pq.read_table(out).to_pylist()}
+
+
+def add(pool: Path, name: str, number: int = 0) -> Path:
+    path = pool / name
+    path.parent.mkdir(exist_ok=True)
+    tiles(120)[60 + number].filter(ImageFilter.GaussianBlur(1.5)).save(path)
+    return path
+
+
+def test_only_what_is_new_or_changed_is_annotated(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(pool)
+    metadata = read_metadata(pool.parent / "m.parquet")
+    add(pool, "soft/new.png")
+    add(pool, "blurred/003.png", 1)
+    (pool / "soft" / "torn.png").write_bytes((pool / "soft" / "000.png").read_bytes()[:80])
+    for name in ("soft/001.png", "blurred/007.png"):
+        (pool / name).unlink()
+    monkeypatch.setattr(learn, "cross_fit", None)  # would fail: nothing is trained
+    real, scanned = stages.scan, []
+    monkeypatch.setattr(stages, "scan", lambda found, *a, **k: scanned.extend(found.candidates) or real(found, *a, **k))
+    after = run(pool, update=True, quiet=False)
+    changed = {"soft/new.png", "blurred/003.png", "soft/torn.png"}
+    assert {candidate.uri for candidate in scanned} == changed
+    assert set(after) == set(before) - {"soft/001.png", "blurred/007.png"} | changed
+    assert list(after) == sorted(after)
+    for uri, row in after.items():
+        if uri not in changed:
+            assert row == before[uri]
+    assert (after["soft/torn.png"]["status"], after["soft/torn.png"]["sigma_min"]) == ("unreadable", None)
+    messages = capsys.readouterr().err
+    assert "2 pictures have vanished and leave the manifest: blurred/007.png, soft/001.png" in messages
+    assert "2 new and 1 changed pictures; the other 25 stay" in messages
+    now = read_metadata(pool.parent / "m.parquet")
+    assert (now.classifier, now.space, now.command) == (metadata.classifier, metadata.space, metadata.command)
+    assert now.fingerprint != metadata.fingerprint
+
+
+def test_an_update_gives_what_annotating_all_with_that_classifier_gives(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [add(pool, f"soft/new{number}.png", number) for number in range(3)]
+    names += [add(pool, "clean/new.png", 7)]
+    hidden = [shutil.move(path, pool.parent / f"hidden{n}.png") for n, path in enumerate(names)]
+    run(pool)
+    kept = (pool.parent / "m.parquet.classifier").read_bytes()
+    for path, now in zip(names, hidden, strict=True):
+        shutil.move(now, path)
+    after = run(pool, update=True)
+    assert after["clean/new.png"]["role"] == "clean" and after["clean/new.png"]["sigma_min"] == 0
+    (pool.parent / "m.parquet").unlink()
+    monkeypatch.setattr(learn, "save_classifier", lambda path, _: path.write_bytes(kept))
+    whole = run(pool)
+    assert whole.keys() == after.keys()
+    for uri, row in whole.items():
+        for name, value in row.items():  # the batches differ, and with them the last bits
+            close = name == "p_clean" or isinstance(value, float)
+            assert after[uri][name] == (pytest.approx(value, rel=1e-3, abs=1e-5) if close else value), (uri, name)
+    assert run(pool, update=True).keys() == whole.keys()  # and nothing is new then
+
+
+def test_the_plain_command_after_an_update_has_nothing_to_do(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(pool)
+    add(pool, "soft/new.png")
+    after = run(pool, update=True)
+    assert run(pool, quiet=False) == after
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_duplicates_across_an_update(pool: Path) -> None:
+    for copy, original in (("soft/copy.png", "blurred/000.png"), ("soft/same.png", "blurred/001.png")):
+        shutil.copy(pool / original, pool / copy)
+    before = run(pool)
+    assert [before[u]["status"] for u in ("blurred/000.png", "soft/copy.png", "soft/same.png")] == [
+        "ok",
+        "duplicate",
+        "duplicate",
+    ]
+    (pool / "blurred" / "000.png").unlink()  # the original: its copy comes forward
+    shutil.copy(pool / "soft" / "002.png", pool / "blurred" / "a.png")  # sorts before, but comes later
+    shutil.copy(pool / "soft" / "003.png", pool / "clean" / "late.png")  # clean wins
+    after = run(pool, update=True)
+    assert (after["soft/copy.png"]["status"], after["soft/copy.png"]["method"]) == ("ok", "classifier")
+    assert after["soft/same.png"] == before["soft/same.png"]
+    assert after["blurred/a.png"]["reason"] == "same content as soft/002.png"
+    assert after["soft/002.png"] == before["soft/002.png"]
+    assert after["clean/late.png"]["status"] == "ok"
+    gone = after["soft/003.png"]
+    assert (gone["status"], gone["reason"]) == ("duplicate", "same content as clean/late.png")
+    assert gone["sigma_min"] is gone["p_clean"] is gone["method"] is gone["sigma_max"] is None
+
+
+def test_a_new_source_is_warned_of_and_a_known_one_keeps_its_threshold(
+    pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(pool, per="source")
+    add(pool, "soft/new.png", 3)
+    add(pool, "strange/new.png", 4)
+    after = run(pool, update=True, quiet=False, per="source")
+    for name in ("sigma_min", "sigma_min_lo", "sigma_min_hi"):
+        assert after["soft/new.png"][name] == before["soft/000.png"][name]
+    assert "sources strange" in capsys.readouterr().err
+
+
+def test_new_shards_join_a_pool(pool: Path) -> None:
+    before = run(pool)
+    write_tar(pool / "shard.tar", {f"{n}.png": add(pool, "x/x.png", n).read_bytes() for n in range(4)})
+    (pool / "x" / "x.png").unlink()
+    after = run(pool, update=True)
+    assert set(after) - set(before) == {f"shard.tar!/{n}.png" for n in range(4)}
+    assert all(after[uri] == row for uri, row in before.items())
+
+
+def test_what_an_update_needs_is_one_line(pool: Path) -> None:
+    with pytest.raises(UserError, match="there is no manifest"):
+        run(pool, update=True)
+    run(pool)
+    with pytest.raises(UserError, match=r"--update needs the options .* --draws 1"):
+        run(pool, update=True, epsilon=0.1)
+    classifier = pool.parent / "m.parquet.classifier"
+    data = classifier.read_bytes()
+    classifier.write_bytes(data + b"x")
+    with pytest.raises(UserError, match="is not the classifier that made"):
+        run(pool, update=True)
+    classifier.unlink()
+    with pytest.raises(UserError, match="put it back, or use --overwrite"):
+        run(pool, update=True)
+    classifier.write_bytes(data)
+    run(pool, update=True)
+
+
+def test_keeping_duplicates_leaves_none_on_both_sides(pool: Path) -> None:
+    shutil.copy(pool / "clean" / "000.png", pool / "soft" / "copy.png")
+    shutil.copy(pool / "blurred" / "000.png", pool / "soft" / "twice.png")
+    rows = run(pool, duplicates="keep")
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert (rows["soft/copy.png"]["role"], rows["soft/copy.png"]["sigma_min"]) == ("clean", 0)
+    assert rows["soft/twice.png"]["role"] == "pool"
+    assert rows["soft/twice.png"]["p_clean"] == rows["blurred/000.png"]["p_clean"]
+    with pytest.raises(UserError, match="mark or keep"):
+        AnnotateConfig(duplicates="drop")
