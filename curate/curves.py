@@ -66,7 +66,10 @@ def p_clean(
             index = ((level << _PAIR_BITS)[:, None] + pair).flatten()
             z = normals(keys, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=index)
             noise = z.view(len(x0), pairs, 1, *pictures.shape[1:]) * grid[level].view(-1, 1, 1, 1, 1, 1)
-            x = torch.cat([x0 + noise, x0 - noise], dim=2).flatten(1, 2)[:, :draws].flatten(0, 1)
+            signed = noise.new_empty(len(x0), pairs, 2, *pictures.shape[1:])
+            torch.add(x0, noise, out=signed[:, :, :1])
+            torch.sub(x0, noise, out=signed[:, :, 1:])
+            x = signed.flatten(1, 2)[:, :draws].flatten(0, 1)
             sigma = grid[k].expand(len(x)) if levels is None else grid[level].repeat_interleave(draws)
             out[start : start + step, k] = torch.sigmoid(classifier(x, sigma, *told).float()).view(len(x0), draws)
     return out

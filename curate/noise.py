@@ -46,10 +46,10 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, i
     for _ in range(10):
         # A product of two 32-bit words wraps in int64, but its 64 bits are right: mask after the shift.
         p0, p1 = c0 * _M0, c2 * _M1
-        c0 = ((p1 >> 32) & _MASK) ^ (c1 ^ k0)
-        c1 = p1 & _MASK
-        c2 = ((p0 >> 32) & _MASK) ^ (c3 ^ k1)
-        c3 = p0 & _MASK
+        c0 = (p1 >> 32).bitwise_and_(_MASK) ^ (c1 ^ k0)
+        c1 = p1.bitwise_and_(_MASK)
+        c2 = (p0 >> 32).bitwise_and_(_MASK) ^ (c3 ^ k1)
+        c3 = p0.bitwise_and_(_MASK)
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
     return [c0, c1, c2, c3]
 
@@ -61,12 +61,17 @@ def words(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int 
     Returns (N, count) int64 in [0, 2^32).
     """
     blocks = -(-count // 4)
+    out = _blocks(names, blocks, seed=seed, purpose=purpose, index=index)
+    shape = (len(names), blocks)
+    return torch.stack([word.expand(shape) for word in out], dim=-1).reshape(len(names), -1)[:, :count]
+
+
+def _blocks(names: Tensor, blocks: int, *, seed: int, purpose: Purpose, index: int | Tensor) -> list[Tensor]:
+    """The four words of each name's first blocks, each (N, blocks) or what broadcasts to it."""
     block = torch.arange(blocks, device=names.device, dtype=torch.int64)[None, :]
     stream = torch.as_tensor(index, device=names.device, dtype=torch.int64).reshape(-1, 1) | (int(purpose) << 28)
     low, high = names[:, None] & _MASK, (names[:, None] >> 32) & _MASK
-    out = philox4x32((block, stream, low, high), (seed & _MASK, (seed >> 32) & _MASK))
-    shape = (len(names), blocks)
-    return torch.stack([word.expand(shape) for word in out], dim=-1).reshape(len(names), -1)[:, :count]
+    return philox4x32((block, stream, low, high), (seed & _MASK, (seed >> 32) & _MASK))
 
 
 def normals(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
@@ -74,14 +79,16 @@ def normals(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: in
 
     Arguments as ``words``. Returns (N, count) float32.
     """
-    out = torch.empty(len(names), count, dtype=torch.float32, device=names.device)
-    rows = len(names) if names.device.type != "cpu" else max(1, 4 * _CHUNK // max(count, 1))
+    blocks = -(-count // 4)
+    out = torch.empty(len(names), blocks, 4, dtype=torch.float32, device=names.device)
+    rows = len(names) if names.device.type != "cpu" else max(1, _CHUNK // max(blocks, 1))
     index = torch.as_tensor(index, dtype=torch.int64, device=names.device).expand(len(names))
     for start in range(0, len(names), rows):
         part = slice(start, start + rows)
-        bits = words(names[part], -(-count // 4) * 4, seed=seed, purpose=purpose, index=index[part])
-        out[part] = _box_muller(bits.view(len(bits), -1, 2, 2)).flatten(1)[:, :count]
-    return out
+        u0, u1, angle0, angle1 = _blocks(names[part], blocks, seed=seed, purpose=purpose, index=index[part])
+        for place, (u, angle) in enumerate(((u0, angle0), (u1, angle1))):
+            out[part, :, place], out[part, :, place + 2] = _box_muller(u, angle)
+    return out.flatten(1)[:, :count]
 
 
 def uniforms(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
@@ -118,9 +125,8 @@ def _half_from_hex(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.ascontiguousarray(data).view("<i8")[:, 0].astype(np.int64)
 
 
-def _box_muller(bits: Tensor) -> Tensor:
-    """bits: (..., 2, K) int64 words. Returns (..., 2, K) float32 standard normals."""
-    u = (bits[..., 0, :].float() + 0.5) * 2.0**-32
-    angle = bits[..., 1, :].float() * (2.0**-31 * math.pi)
-    radius = torch.sqrt(-2.0 * torch.log(u))
-    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-2)
+def _box_muller(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Two standard normals, float32, of two int64 words each."""
+    turn = angle.float().mul_(2.0**-31 * math.pi)
+    radius = u.float().add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    return radius * torch.cos(turn), radius * torch.sin(turn)

@@ -70,7 +70,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     reporter.say(f"2. nine in ten are now blurred or JPEG-compressed: {pool}, one folder per corruption")
 
     reporter.say("3. ambient annotate: from which noise level on is each of them as good as a clean one?")
-    config = AnnotateConfig(clean=pool / "clean", steps=3000 if cuda else 500, draws=32 if cuda else 4)
+    config = AnnotateConfig(clean=pool / "clean", steps=3000 if cuda else 400, draws=32 if cuda else 4)
     annotate(pool, manifest, config, device=device, workers=4, reporter=reporter)
     print_table(query(manifest, TABLE))
     levels = show_levels(manifest, pool, photographs, out / "levels.png")
