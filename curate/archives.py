@@ -81,7 +81,7 @@ class Index:
 _Key = tuple[str, int, int]
 _files: OrderedDict[_Key, File] = OrderedDict()
 _indices: dict[_Key, Index] = {}
-_lock = threading.Lock()
+_lock, _listing = threading.Lock(), threading.Lock()
 
 
 def members(archive: str) -> Listing:
@@ -126,13 +126,13 @@ def close_archives() -> None:
         _indices.clear()
 
 
-def _forget_lock() -> None:
-    """A forked process may have been made while another thread held the lock."""
-    global _lock
-    _lock = threading.Lock()
+def _forget_locks() -> None:
+    """A forked process may have been made while another thread held one."""
+    global _lock, _listing
+    _lock, _listing = threading.Lock(), threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_lock)
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _opened(archive: str) -> tuple[_Key, File]:
@@ -150,9 +150,12 @@ def _opened(archive: str) -> tuple[_Key, File]:
 
 def _indexed(key: _Key, file: File, archive: str) -> Index:
     index = _indices.get(key)
-    if index is None:  # threads that come at the same time may list it twice, to the same end
-        listing = _list(file, archive)
-        index = _indices[key] = _index(listing, _hashes(listing))
+    if index is None:
+        with _listing:  # of threads that come at the same time one lists, and the others wait
+            index = _indices.get(key)
+            if index is None:
+                listing = _list(file, archive)
+                index = _indices[key] = _index(listing, _hashes(listing))
     return index
 
 
@@ -189,7 +192,7 @@ def _list_tar(file: File, own_name: str) -> Listing:
                 packed.members = []  # type: ignore[attr-defined]  # it would keep everything it has seen
                 if not info.isdir():
                     place = (info.offset_data, info.size, info.size, -1, 0)
-                    listing.add(info.name, _problem_in_tar(info, file.size), place)
+                    listing.add(info.name, _problem_in_tar(info), place)
             why = "" if _ends_well(file, packed.offset) else "no end mark"
         except (tarfile.TarError, OSError, MemoryError, ValueError) as error:
             why = str(error)
@@ -205,13 +208,11 @@ def _ends_well(file: File, offset: int) -> bool:
     return bool(block) and not block.strip(b"\0")
 
 
-def _problem_in_tar(info: tarfile.TarInfo, size: int) -> str | None:
+def _problem_in_tar(info: tarfile.TarInfo) -> str | None:
     if info.issym() or info.islnk():
         return "it is a link inside an archive: put the picture itself there"
     if not info.isreg() or info.issparse():
         return "it is a device, a pipe or a sparse file inside an archive"
-    if info.offset_data + info.size > size:
-        return "the archive is cut short: it ends inside this member"
     return None
 
 
