@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
@@ -91,9 +92,18 @@ def parameter(setting: str) -> tuple[str, Any]:
 
 
 def rows_of(manifest: Path, uris: pa.Array, columns: list[str] | None = None) -> pa.Table:
-    """Columns, or all, of the rows with these uris, in the manifest's order. Streams: all curves would not fit."""
-    wanted = pc.field("uri").isin(uris)
-    return ds.dataset(manifest).to_table(columns=columns, filter=wanted, batch_readahead=2, fragment_readahead=1)
+    """Columns, or all, of the rows with these uris, in the manifest's order.
+
+    One row group at a time: the curves of all rows need not fit into memory.
+    """
+    found = []
+    with pq.ParquetFile(manifest) as file:
+        for group in range(file.num_row_groups):
+            wanted = pc.is_in(file.read_row_group(group, columns=["uri"])["uri"], value_set=uris)
+            if pc.any(wanted).as_py():
+                found.append(file.read_row_group(group, columns=columns).filter(wanted))
+        nothing = file.schema_arrow.empty_table()
+    return pa.concat_tables([nothing.select(columns or nothing.column_names), *found]).unify_dictionaries()
 
 
 def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:

@@ -31,6 +31,7 @@ _WORKERS = 4
 _THUMB = 4  # side of the thumbnails by which pictures are compared
 
 Row = dict[str, Any]
+Thumb = NDArray[np.float64]
 
 
 def pictures(
@@ -47,6 +48,7 @@ def pictures(
     rows = _rows([*uris, *references], manifest)
     loaded = _load_all([*uris, *references], rows, shown, roots)
     clean = {uri: x for uri in references if not isinstance(x := loaded[uri], Unusable)}
+    thumbs = {uri: thumb(pixels) for uri, pixels in clean.items()}
     out = []
     for uri in uris:
         found, row = loaded[uri], rows[uri]
@@ -56,7 +58,10 @@ def pictures(
         else:
             picture["image"] = encode(found)
             if uri in trusted and space.kind == "pixel":
-                picture |= _at_trust_level(found, row, space, clean)
+                picture["noisy"] = encode(noised(found, row["id"], row["sigma_min"], space))
+                if like := most_similar(thumb(found), {u: t for u, t in thumbs.items() if u != uri}):
+                    noisy = noised(clean[like], row["id"], row["sigma_min"], space)
+                    picture |= {"clean": encode(noisy), "clean_uri": like}
         out.append(picture)
     return out
 
@@ -86,27 +91,17 @@ def encode(pixels: U8) -> str:
     return f"data:image/{form};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _at_trust_level(pixels: U8, row: Row, space: Space, clean: dict[str, U8]) -> Row:
-    sigma = row["sigma_min"]
-    views: Row = {"noisy": encode(noised(pixels, row["id"], sigma, space))}
-    others = {uri: x for uri, x in clean.items() if uri != row["uri"]}
-    if others:
-        uri = most_similar(pixels, others)
-        views |= {"clean": encode(noised(others[uri], row["id"], sigma, space)), "clean_uri": uri}
-    return views
+def most_similar(mine: Thumb, others: dict[str, Thumb]) -> str | None:
+    """The uri of the nearest thumbnail, if any: of two pictures that are alike, the damage is what differs most."""
+    return min(others, key=lambda uri: float(np.square(others[uri] - mine).sum()), default=None)
 
 
-def most_similar(pixels: U8, others: dict[str, U8]) -> str:
-    """The uri of the picture that is nearest in 4x4 thumbnails, so that the damage is what differs most."""
-    mine = _thumb(pixels)
-    return min(others, key=lambda uri: float(np.square(_thumb(others[uri]) - mine).sum()))
-
-
-def _thumb(pixels: U8) -> NDArray[np.float64]:
+def thumb(pixels: U8) -> Thumb:
+    """(C, 4, 4) means of the blocks of a picture, (C, R, R)."""
     side = pixels.shape[1] // _THUMB * _THUMB
     blocks = pixels[:, :side, :side].reshape(len(pixels), _THUMB, side // _THUMB, _THUMB, side // _THUMB)
-    thumb: NDArray[np.float64] = blocks.mean(axis=(2, 4))
-    return thumb
+    means: Thumb = blocks.mean(axis=(2, 4))
+    return means
 
 
 def _rows(uris: list[str], manifest: Path) -> dict[str, Row]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ambient.curate.images import load, to_unit
 from ambient.curate.noise import names_of
-from ambient.curate.report.views import MAX_SIDE, encode, most_similar, noised, pictures
+from ambient.curate.report.views import MAX_SIDE, encode, most_similar, noised, pictures, thumb
 from ambient.schemas.manifest import read_metadata
 from ambient.schemas.space import Space
 from ambient.train.target import fixed_noise
@@ -113,9 +113,9 @@ def test_encoding_keeps_small_pictures_and_the_centre_of_large_ones() -> None:
 
 
 def test_most_similar() -> None:
-    space = np.linspace(0, 255, 5)
-    others = {str(i): np.full((3, 16, 16), v, dtype=np.uint8) for i, v in enumerate(space)}
-    assert most_similar(np.full((3, 16, 16), 130, dtype=np.uint8), others) == "2"
+    others = {str(i): thumb(np.full((3, 18, 18), v, dtype=np.uint8)) for i, v in enumerate(np.linspace(0, 255, 5))}
+    assert most_similar(thumb(np.full((3, 16, 16), 130, dtype=np.uint8)), others) == "2"
     left = np.zeros((3, 16, 16), dtype=np.uint8)
     left[:, :, :8] = 255
-    assert most_similar(left, {**others, "left": left, "right": 255 - left}) == "left"
+    assert most_similar(thumb(left), {**others, "left": thumb(left), "right": thumb(255 - left)}) == "left"
+    assert most_similar(thumb(left), {}) is None
