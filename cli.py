@@ -40,6 +40,10 @@ def annotate(
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("manifest.parquet"),
     clean: Annotated[Path | None, typer.Option(help="Folder or .zip of clean pictures, in the pool or not.")] = None,
     clean_where: Annotated[str | None, typer.Option(help="SQL predicate over the records that picks them.")] = None,
+    clean_top: Annotated[str | None, typer.Option(help="The best by rank, such as 10%.")] = None,
+    by: Annotated[str | None, typer.Option(help="Scores that rank, such as sharpness,noise; their mean rank.")] = None,
+    within: Annotated[str | None, typer.Option(help="Rank within each label or source.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Also show the clean set in OUT.clean.png.")] = False,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")
     ] = None,
@@ -59,20 +63,22 @@ def annotate(
 ) -> None:
     """Find the lowest trustworthy noise level of every picture and write the manifest.
 
-    Without --clean and --clean-where, the clean set is the tenth of the pool that is best in sharpness and in absence
-    of JPEG blocks at once. The same command continues a run that was stopped.
+    Without a word about what is clean, it is the twentieth of the pool that looks least damaged (score `undamaged`:
+    no blur, no JPEG blocks, no noise). The same command continues a run that was stopped.
 
     Example: ambient annotate ./pool --clean ./pool/camera -o manifest.parquet
     """
     from .curate.annotate import AnnotateConfig, plan
     from .curate.annotate import annotate as run_annotation
     from .curate.query import query
+    from .curate.ranks import top_of
     from .curate.reporter import Reporter
     from .curate.tables import print_table
 
     config = AnnotateConfig(
         clean=clean,
         clean_where=clean_where,
+        clean_top=top_of(clean_top, by, within),
         resolution=resolution,
         channels=channels,
         epsilon=epsilon,
@@ -85,7 +91,9 @@ def annotate(
     if dry_run:
         _print_json(plan(pool, config))
         return
-    run_annotation(pool, out, config, device=device, workers=workers, overwrite=overwrite, reporter=Reporter())
+    run_annotation(
+        pool, out, config, device=device, workers=workers, overwrite=overwrite, preview=preview, reporter=Reporter()
+    )
     print_table(query(out, "FROM by_source"))
 
 

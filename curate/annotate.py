@@ -30,9 +30,11 @@ from .images import Unusable, load_many, to_unit
 from .manifest import Work, digest, replacing, write_manifest, write_table
 from .noise import names_of
 from .pool import Found, find, mark_duplicates, replaced, scan, to_table
-from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
+from .preview import write_preview
+from .ranks import Top, agreement, best, ranks
+from .reference import check_split, in_clean_dir, roots_of, where
 from .reporter import Advance, Reporter
-from .scores import SCORES
+from .scores import COMBINED, SCORES
 from .threshold import decide, decide_per_source, sigma_grid
 from .uris import Roots
 
@@ -49,14 +51,15 @@ _FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
 class AnnotateConfig:
     """What decides the values in a manifest.
 
-    clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them; neither:
-    the best tenth by two measures. resolution: None takes the largest power of two <= the median short side, at most
-    256. draws: noise draws per level, on average. per: one threshold per picture or per source. steps: of the
-    classifier.
+    clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them;
+    clean_top: the best by rank, which is also what is done when nothing is said. resolution: None takes the largest
+    power of two <= the median short side, at most 256. draws: noise draws per level, on average. per: one threshold
+    per picture or per source. steps: of the classifier.
     """
 
     clean: Path | None = None
     clean_where: str | None = None
+    clean_top: Top | None = None
     resolution: int | None = None
     channels: int = 3
     epsilon: float = 0.05
@@ -67,8 +70,8 @@ class AnnotateConfig:
     accept_indistinguishable: bool = False
 
     def __post_init__(self) -> None:
-        if self.clean is not None and self.clean_where is not None:
-            raise UserError("--clean and --clean-where both say what is clean: give one of them")
+        if sum(way is not None for way in (self.clean, self.clean_where, self.clean_top)) > 1:
+            raise UserError("--clean, --clean-where and --clean-top all say what is clean: give one of them")
         if not 0 < self.epsilon < 0.5:
             raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
         if not 1 <= self.draws <= 4096:
@@ -85,7 +88,9 @@ class AnnotateConfig:
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if isinstance(value, Top):
+                words += value.arguments()
+            elif value != field.default:
                 option = "--" + field.name.replace("_", "-")
                 words += [option] if value is True else [option, str(value)]
         return words
@@ -111,14 +116,18 @@ def annotate(
     device: str = "auto",
     workers: int = 4,
     overwrite: bool = False,
+    preview: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
     """Write the manifest of a pool to `out`; continue where an interrupted run of the same kind stopped.
 
-    Raises UserError when the pool or the clean set cannot be used, when the classifier cannot tell clean from other
-    pictures (it must not fail open), or when `out` holds another run's manifest and overwrite is False.
+    preview: also show a clean set chosen by rank in `out` with the suffix ``.clean.png``. Raises UserError when the
+    pool or the clean set cannot be used, when the classifier cannot tell clean from other pictures (it must not fail
+    open), or when `out` holds another run's manifest and overwrite is False.
     """
     reporter = reporter or Reporter()
+    if preview and (config.clean or config.clean_where):
+        raise UserError("--preview shows a choice by rank: leave out --clean and --clean-where")
     place = choose_device(device)
     roots = _roots(pool, config)
     found = find(roots)
@@ -131,7 +140,8 @@ def annotate(
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
         run = _Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter)
-        records = _choose_clean(_collect(found, run), pool, run)
+        sheet = out.with_suffix(".clean.png") if preview else None
+        records, clean_set = _choose_clean(_collect(found, run), pool, sheet, run)
         space = _space(records, run)
         classifier, classifier_hash = _classifier(records, space, run)
         _curves(records, classifier, space, run)
@@ -145,6 +155,7 @@ def annotate(
             sigma_grid=sigma_grid().tolist(),
             draws=config.draws,
             epsilon=config.epsilon,
+            clean_set=clean_set,
             classifier=classifier_hash,
         )
         write_manifest(out, _annotated(records, run), manifest_schema(list(SCORES)), metadata)
@@ -220,16 +231,20 @@ def _collect(found: Found, run: _Run) -> pa.Table:
     return records
 
 
-def _choose_clean(records: pa.Table, pool: Path, run: _Run) -> pa.Table:
-    """Stage 2: who is clean; then duplicates, among which a clean picture wins."""
+def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: _Run) -> tuple[pa.Table, str]:
+    """Stage 2: who is clean, and by what; then duplicates, among which a clean picture wins."""
     config = run.config
     if config.clean is not None:
         mask, how = in_clean_dir(records, pool, config.clean, run.roots), f"--clean {config.clean}"
     elif config.clean_where is not None:
         mask, how = where(records, config.clean_where), f"--clean-where {config.clean_where!r}"
     else:
-        mask = best_by_ranks(records)
-        how = f"the top {DEFAULT_SHARE:.0%} by the lower of the ranks in {' and '.join(DEFAULT_SCORES)}"
+        top = config.clean_top or Top()
+        mask, how = best(records, top), str(top)
+        _say_agreement(records, top, run.reporter)
+        if sheet:
+            write_preview(sheet, records, mask, ranks(records, top.by, top.within), run.roots, workers=run.workers)
+            run.reporter.say(f"the best, the worst and the border: {sheet}")
     roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
     records = mark_duplicates(records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles))
     ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
@@ -238,7 +253,18 @@ def _choose_clean(records: pa.Table, pool: Path, run: _Run) -> pa.Table:
     unusable = pc.value_counts(records.filter(pa.array(~ok))["status"].cast(pa.string())).to_pylist()
     if unusable:
         run.reporter.say("not usable: " + ", ".join(f"{u['counts']:,} {u['values']}" for u in unusable))
-    return records
+    return records, how
+
+
+def _say_agreement(records: pa.Table, top: Top, reporter: Reporter) -> None:
+    """How alike the measures rank the pool; of the built-in combination alone, what it combines."""
+    by = (*top.by, *COMBINED) if top.by == ("undamaged",) else top.by
+    pairs = agreement(records, by)
+    if top.by == ("undamaged",):
+        pairs = {pair: value for pair, value in pairs.items() if "undamaged" in pair}
+    if pairs:
+        shown = ", ".join(f"{first} and {second} {value:.2f}" for (first, second), value in pairs.items())
+        reporter.say(f"agreement of the measures (Spearman's rank correlation): {shown}")
 
 
 def _space(records: pa.Table, run: _Run) -> Space:

@@ -71,9 +71,10 @@ class Metadata:
     """What a manifest says about itself, as JSON under the file metadata's key ``ambient``.
 
     sigma_grid: noise levels of p_clean, ascending. draws: noise draws per level, on average.
-    epsilon: a level counts as good when p_clean > 0.5 - epsilon. classifier: BLAKE2b-128 of its file, or None.
-    roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
-    run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
+    epsilon: a level counts as good when p_clean > 0.5 - epsilon. clean_set: what made pictures clean, in words.
+    classifier: BLAKE2b-128 of its file, or None. roots: name -> absolute path; ``pool`` is the one whose uris carry no
+    name. fingerprint: BLAKE2b-128 over (uri, id). run: BLAKE2b-128 over everything that decided the contents, so that
+    the same command knows its own work.
     """
 
     space: Space
@@ -85,6 +86,7 @@ class Metadata:
     sigma_grid: list[float] = field(default_factory=list)
     draws: int = 0
     epsilon: float = 0.05
+    clean_set: str = ""
     classifier: str | None = None
     schema_version: int = SCHEMA_VERSION
 

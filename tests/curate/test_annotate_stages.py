@@ -15,12 +15,14 @@ from ambient.curate import annotate as stages
 from ambient.curate.annotate import AnnotateConfig, annotate, plan
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
+from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
 from ambient.schemas.space import Space
 from photo_pool import tiles, write_photo_pool
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -252,9 +254,31 @@ def test_clean_by_predicate_and_by_ranks(small: Path, stub: Stub, capsys: pytest
     (small.parent / "m.parquet").unlink()
     write_photo_pool(small.parent / "more", clean=100, per_blur=40, seed=5)
     rows = run(small.parent / "more", clean=None)
-    assert sum(row["role"] == "clean" for row in rows.values()) == 18
-    assert "blurred" not in {row["source"] for row in rows.values() if row["role"] == "clean"}
-    assert "by the lower of the ranks in sharpness and unblocked" in capsys.readouterr().err
+    assert sum(row["role"] == "clean" for row in rows.values()) == 10
+    assert {row["source"] for row in rows.values() if row["role"] == "clean"} == {"clean"}
+    said = capsys.readouterr().err
+    assert "clean set: 10 of 180 usable pictures, by the top 5% by undamaged" in said
+    assert "undamaged and sharpness" in said
+    assert read_metadata(small.parent / "m.parquet").clean_set == "the top 5% by undamaged"
+
+
+def test_clean_by_rank_with_a_preview(small: Path, stub: Stub) -> None:
+    stub()
+    out = small.parent / "m.parquet"
+    config = AnnotateConfig(clean_top=Top(share=0.5, by=("sharpness", "noise"), within="source"), draws=1)
+    annotate(small, out, config, device="cpu", preview=True)
+    rows = rows_of(out)
+    assert {s: sum(r["source"] == s and r["role"] == "clean" for r in rows.values()) for s in ("clean", "soft")} == {
+        "clean": 6,
+        "soft": 4,
+    }
+    metadata = read_metadata(out)
+    assert "--clean-top 0.5 --by sharpness,noise --within source" in metadata.command
+    assert metadata.clean_set == "the top 50% by the mean of the ranks in sharpness, noise within each source"
+    with Image.open(small.parent / "m.clean.png") as sheet:
+        assert sheet.format == "PNG"
+    with pytest.raises(UserError, match="--preview shows a choice by rank"):
+        annotate(small, out, AnnotateConfig(clean=small / "clean"), device="cpu", preview=True)
 
 
 def test_bad_clean_sets_are_one_line(small: Path, stub: Stub) -> None:
