@@ -29,19 +29,19 @@ from .fit import HELD_OUT, MIN_ACCURACY, FitConfig, fit_classifier
 from .images import Unusable, load_many, to_unit
 from .manifest import Work, digest, replacing, write_manifest, write_table
 from .noise import names_of
-from .pool import Found, find, mark_duplicates, replaced, scan, to_table
+from .pool import Found, find, mark_duplicates, replaced
 from .preview import write_preview
 from .ranks import Top, agreement, best, ranks
 from .reference import check_split, in_clean_dir, roots_of, where
 from .reporter import Advance, Reporter
-from .scores import COMBINED, SCORES
+from .scores import COMBINED
+from .scoring import ScoreConfig, add_scores, collect, join_scores
 from .threshold import decide, decide_per_source, sigma_grid
 from .uris import Roots
 
 Rows = NDArray[Any]
 CURVES = ("mean", "variance", "count")
 
-RECORDS_PER_PART = 4096
 CURVES_PER_PART = 512
 _CHUNK = 64  # pictures annotated at a time: fixed, so that a picture's batch never depends on where a run stopped
 _FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
@@ -52,14 +52,15 @@ class AnnotateConfig:
     """What decides the values in a manifest.
 
     clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them;
-    clean_top: the best by rank, which is also what is done when nothing is said. resolution: None takes the largest
-    power of two <= the median short side, at most 256. draws: noise draws per level, on average. per: one threshold
-    per picture or per source. steps: of the classifier.
+    clean_top: the best by rank, which is also what is done when nothing is said. scores: table whose score columns are
+    added. resolution: None takes the largest power of two <= the median short side, at most 256. draws: noise draws
+    per level, on average. per: one threshold per picture or per source. steps: of the classifier.
     """
 
     clean: Path | None = None
     clean_where: str | None = None
     clean_top: Top | None = None
+    scores: Path | None = None
     resolution: int | None = None
     channels: int = 3
     epsilon: float = 0.05
@@ -158,7 +159,8 @@ def annotate(
             clean_set=clean_set,
             classifier=classifier_hash,
         )
-        write_manifest(out, _annotated(records, run), manifest_schema(list(SCORES)), metadata)
+        scores = [name for name in records.column_names if name not in RECORD.names]
+        write_manifest(out, _annotated(records, run), manifest_schema(scores), metadata)
     return out
 
 
@@ -168,6 +170,7 @@ def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
     return {
         **asdict(config),
         "clean": str(config.clean) if config.clean else None,
+        "scores": str(config.scores) if config.scores else None,
         "pictures_found": len(found.candidates),
         "other_files": sum(found.others.values()),
         "noise_levels": len(sigma_grid()),
@@ -183,7 +186,7 @@ def _roots(pool: Path, config: AnnotateConfig) -> Roots:
 
 
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    options = {**asdict(config), "clean": str(config.clean)}
+    options = {**asdict(config), "clean": str(config.clean), "scores": str(config.scores)}
     return digest([options, roots, [candidate.uri for candidate in found.candidates], __version__])
 
 
@@ -210,25 +213,21 @@ def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
 
 def _collect(found: Found, run: _Run) -> pa.Table:
     """Stage 1: read every file once; identity, size, status, scores."""
-    tables = []
-    with run.reporter.track("reading", len(found.candidates)) as advance:
-        for number, start in enumerate(range(0, len(found.candidates), RECORDS_PER_PART)):
-            path = run.work.part("records", number)
-            part = found.candidates[start : start + RECORDS_PER_PART]
-            if path.exists():
-                advance(len(part))
-            else:
-                rows = []
-                for row in scan(Found(candidates=part, others={}), run.roots, workers=run.workers):
-                    rows.append(row)
-                    advance(1)
-                write_table(path, to_table(rows))
-            tables.append(pq.read_table(path))
-    records = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    if not _is(records, "status", "ok").any():
-        first = f"{records['uri'][0].as_py()!r}: {records['reason'][0].as_py()}"
-        raise UserError(f"none of the {len(records):,} pictures can be used; the first, {first}")
-    return records
+    records = collect(found, run.roots, run.work, run.workers, run.reporter)
+    if run.config.scores is not None:
+        records = join_scores(records, run.config.scores)
+    by = run.config.clean_top.by if run.config.clean_top else ()
+    more = tuple(name for name in by if name not in records.column_names and not name.startswith("-"))
+    return add_scores(
+        records,
+        ScoreConfig(by=more),
+        run.roots,
+        run.work,
+        have=records.column_names,
+        device=run.device,
+        workers=run.workers,
+        reporter=run.reporter,
+    )
 
 
 def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: _Run) -> tuple[pa.Table, str]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import RECORD
+from . import clip, iqa
 from .query import locked, run
 from .reference import MIN_SET
 from .scores import SCORES
@@ -160,7 +161,7 @@ def better_of(name: str) -> str:
         if better is None:
             raise UserError(f"neither end of {name!r} is the good one: choose with --clean-where, such as {name} > 100")
         return better
-    return "high"
+    return "high" if name in clip.NAMES else iqa.names().get(name, "high")
 
 
 def _column(records: pa.Table, name: str) -> tuple[str, str]:

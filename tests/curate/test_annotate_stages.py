@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
+from ambient.curate import scoring
 from ambient.curate.annotate import AnnotateConfig, annotate, plan
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
@@ -90,7 +91,7 @@ def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
 
 def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub()
-    monkeypatch.setattr(stages, "RECORDS_PER_PART", 10)
+    monkeypatch.setattr(scoring, "RECORDS_PER_PART", 10)
     monkeypatch.setattr(stages, "CURVES_PER_PART", 10)
     real, seen = stages.search, []
 
@@ -103,7 +104,7 @@ def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, mon
     monkeypatch.setattr(stages, "search", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(small)
-    monkeypatch.setattr(stages, "scan", None)
+    monkeypatch.setattr(scoring, "scan", None)
     monkeypatch.setattr(stages, "fit_classifier", None)
     assert len(run(small)) == 28
     assert len(seen) == 2 + 2  # of three parts, the first was there
@@ -365,7 +366,7 @@ def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, m
 
 
 def test_plan_says_how_much_without_reading(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "scan", None)
+    monkeypatch.setattr(scoring, "scan", None)
     (small / "notes.txt").write_text("hello")
     found = plan(small, AnnotateConfig(clean=small / "clean", draws=8))
     assert found["pictures_found"] == 28
