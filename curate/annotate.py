@@ -34,8 +34,8 @@ from .preview import write_preview
 from .ranks import Top, agreement, best, ranks
 from .reference import check_split, in_clean_dir, roots_of, where
 from .reporter import Advance, Reporter
-from .scores import COMBINED
-from .scoring import ScoreConfig, add_scores, collect, join_scores
+from .scores import COMBINED, SCORES
+from .scoring import ScoreConfig, add_scores, collect, join_scores, load_networks, score_names
 from .threshold import decide, decide_per_source, sigma_grid
 from .uris import Roots
 
@@ -213,17 +213,19 @@ def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
 
 def _collect(found: Found, run: _Run) -> pa.Table:
     """Stage 1: read every file once; identity, size, status, scores."""
+    config, by = run.config, run.config.clean_top.by if run.config.clean_top else ()
+    known = {*SCORES, *(score_names(config.scores) if config.scores else ())}
+    more = tuple(name for name in by if name.removeprefix("-") not in known)
+    networks = load_networks(ScoreConfig(by=more), run.device)
     records = collect(found, run.roots, run.work, run.workers, run.reporter)
-    if run.config.scores is not None:
-        records = join_scores(records, run.config.scores)
-    by = run.config.clean_top.by if run.config.clean_top else ()
-    more = tuple(name for name in by if name not in records.column_names and not name.startswith("-"))
+    if config.scores is not None:
+        records = join_scores(records, config.scores)
     return add_scores(
         records,
-        ScoreConfig(by=more),
+        list(more),
+        networks,
         run.roots,
         run.work,
-        have=records.column_names,
         device=run.device,
         workers=run.workers,
         reporter=run.reporter,

@@ -25,6 +25,7 @@ class Measure:
 SCORES = {
     "undamaged": Measure(better="high", meaning="log odds of a picture without blur, blocks and noise"),
     "sharpness": Measure(better="high", meaning="log energy at the highest frequencies to that at middle ones"),
+    "coarse_sharpness": Measure(better="high", meaning="the same at half the size, which strong blur lowers further"),
     "resolution": Measure(better="high", meaning="pixels on the short side that would hold what it shows"),
     "jpeg_quality": Measure(better="high", meaning="quality of the JPEG compression that shows; 100: none"),
     "noise": Measure(better="low", meaning="standard deviation of its noise in grey levels; fine texture counts too"),
@@ -36,7 +37,7 @@ SCORES = {
 }
 """Columns of every record: the built-in measures."""
 
-COMBINED = ("sharpness", "jpeg_quality", "noise", "chroma_noise")
+COMBINED = ("sharpness", "coarse_sharpness", "jpeg_quality", "noise", "chroma_noise")
 """What ``undamaged`` is made of."""
 
 # Filters of unit energy: one that passes the highest frequencies, one that passes those around half of that.
@@ -57,10 +58,12 @@ _NOISE_FLOOR = 0.05  # grey levels squared
 def score(pixels: U8) -> dict[str, float]:
     """Every built-in measure of a picture: finite numbers under the names of SCORES. pixels: (H, W, 3) uint8 RGB."""
     looked_at = windows(pixels)
-    grey, chroma = plane(looked_at, LUMA), plane(looked_at, CHROMA)
+    colours = looked_at.astype(np.float32)
+    grey, chroma = plane(colours, LUMA), plane(colours, CHROMA)
     histogram = np.bincount(grey.astype(np.uint8).ravel(), minlength=256) / grey.size
     values = {
         "sharpness": sharpness(grey),
+        "coarse_sharpness": sharpness(_halved(grey)),
         "resolution": present(grey) * min(pixels.shape[:2]),
         "jpeg_quality": jpeg_quality(grey),
         "noise": noise(grey),
@@ -83,19 +86,20 @@ def undamaged(values: dict[str, float]) -> float:
     return -float(np.logaddexp.reduce([-value for value in evidence]))
 
 
-def evidences(values: dict[str, float]) -> tuple[float, float, float, float]:
-    """What the odds are linear in: sharpness, and logs of the noises and of JPEG's steps against the standard table."""
+def evidences(values: dict[str, float]) -> tuple[float, float, float, float, float]:
+    """What the odds are linear in: sharpness of both kinds, and logs of noise and of JPEG's steps, higher is better."""
     quality = values["jpeg_quality"]
     ratio = max((100 - quality) / 50, 0.02) if quality >= 50 else 50 / max(quality, 1.0)
     return (
         values["sharpness"],
+        values["coarse_sharpness"],
         -math.log(ratio),
         -math.log(values["noise"] ** 2 + _NOISE_FLOOR),
         -math.log(values["chroma_noise"] ** 2 + _NOISE_FLOOR),
     )
 
 
-CALIBRATION = ((3.3, -2.7), (4.0, 1.2), (2.5, -3.2), (3.7, -2.15))
+CALIBRATION = ((3.5, -2.7), (3.7, -2.7), (4.0, 1.2), (2.8, -3.2), (2.7, -1.35))
 """(slope, zero) of each of ``evidences``: log odds = slope * (evidence - zero).
 
 Fitted by logistic regression of undamaged against damaged photographs, `python benchmarks/scores.py calibrate`; the
@@ -135,6 +139,16 @@ def present(grey: F32) -> float:
     """
     centred = grey - grey.mean(axis=(1, 2), keepdims=True)
     return min(_present_share(_power(centred)), _present_share(_power(centred.transpose(0, 2, 1))))
+
+
+def _halved(grey: F32) -> F32:
+    """Means of 2 x 2 pixels; windows that would be too small for the filters stay as they are."""
+    height, width = (length // 2 for length in grey.shape[1:])
+    if min(height, width) < len(_HIGH):
+        return grey
+    even = grey[:, : 2 * height, : 2 * width]
+    rows: F32 = even[:, ::2] + even[:, 1::2]
+    return (rows[:, :, ::2] + rows[:, :, 1::2]) * np.float32(0.25)
 
 
 def _energy(grey: F32, taps: F32) -> float:

@@ -4,7 +4,7 @@ Scoring never filters: a picture that a measure cannot judge has no value there,
 """
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import ANNOTATION, METADATA_KEY, ROW_GROUP_SIZE, read_metadata
+from ..schemas.manifest import ANNOTATION, METADATA_KEY, RECORD, ROW_GROUP_SIZE, read_metadata
 from ..schemas.scored import SCORED_KEY, Scored, read_scored
 from . import clip, duplicates, iqa
 from .clip import ClipConfig
@@ -86,22 +86,24 @@ def score_target(
         found = find(where)
         if not found.candidates:
             raise UserError(f"there is no picture in {target}")
-        names: list[Any] = [candidate.uri for candidate in found.candidates]
+        rows: list[Any] = [candidate.uri for candidate in found.candidates]
     else:
         if not config.by:
             raise UserError("--by names the scores to add, such as --by clipiqa,noise")
         kept, known = _read(target)
         where, table = known | (roots or {}), pq.read_table(target)
-        names = [table["uri"].to_pylist(), table["id"].to_pylist()]
-    run = digest([asdict(config), where, names, __version__])
+        rows = [table["uri"].to_pylist(), table["id"].to_pylist()]
+    run = digest([asdict(config), where, rows, __version__])
     if _finished(out, run, overwrite):
         reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
         return out
+    networks = load_networks(config, place)  # before hours of reading, since weights may be missing
     with Work(out, run) as work:
         if target.suffix != ".parquet":
             table = mark_duplicates(collect(found, where, work, workers, reporter))
         have = () if target.suffix == ".parquet" else tuple(SCORES)
-        table = add_scores(table, config, where, work, have=have, device=place, workers=workers, reporter=reporter)
+        names = [name for name in config.by if name not in have]
+        table = add_scores(table, names, networks, where, work, device=place, workers=workers, reporter=reporter)
         by = [] if not config.by else ["--by", ",".join(config.by)]
         command = shlex.join(["ambient", "score", str(target), *by, "-o", str(out)])
         scored = Scored(run=run, roots=where, command=command, package_version=__version__, settings=asdict(config))
@@ -137,24 +139,23 @@ def collect(found: Found, roots: Roots, work: Work, workers: int, reporter: Repo
 
 def add_scores(
     table: pa.Table,
-    config: ScoreConfig,
+    by: list[str],
+    networks: list[Scorer],
     roots: Roots,
     work: Work,
     *,
-    have: Collection[str],
     device: torch.device,
     workers: int,
     reporter: Reporter,
 ) -> pa.Table:
-    """The table with a column per measure of the configuration, replaced where there is one of that name.
+    """The table with a column for each of these measures, replaced where there is one of that name.
 
-    have: measures whose columns are good as they are. Only rows with status ``ok`` are read; the others, and pictures
-    that a measure cannot judge, have null.
+    networks: those that are not built in, from ``load_networks``. Only rows with status ``ok`` are read; the others,
+    and pictures that a measure cannot judge, have null.
     """
-    names = list(dict.fromkeys("phash" if name in duplicates.NAMES else name for name in config.by if name not in have))
+    names = list(dict.fromkeys("phash" if name in duplicates.NAMES else name for name in by))
     if not names:
         return table
-    networks = _networks(config, [name for name in config.by_network if name in names], device)
     rows = np.flatnonzero(np.array(table["status"].to_pylist()) == "ok")
     uris, parts = table["uri"].to_pylist(), []
     with reporter.track(f"scoring by {', '.join(names)}", len(rows)) as advance:
@@ -184,17 +185,23 @@ def join_scores(records: pa.Table, path: Path) -> pa.Table:
 
     path: a manifest or what `ambient score` wrote. Raises UserError where it is neither, or no picture is in both.
     """
-    _read(path)
-    other = pq.read_table(path)
+    names = score_names(path)
+    other = pq.read_table(path, columns=["id", "status", *names])
     other = other.filter(pc.equal(other["status"].cast(pa.string()), "ok"))
     place = pc.index_in(records["id"], value_set=other["id"].combine_chunks())
     if place.null_count == len(place):
         raise UserError(f"{path} has scores of other pictures: none of its ids is in this pool")
-    for field_ in other.schema:
-        known = {*records.column_names, *ANNOTATION.names}
-        if field_.name not in known and pa.types.is_floating(field_.type):
-            records = _with_column(records, field_.name, other[field_.name].take(place))
+    for name in names:
+        if name not in records.column_names:
+            records = _with_column(records, name, other[name].take(place))
     return records
+
+
+def score_names(path: Path) -> list[str]:
+    """The score columns of a manifest or of what `ambient score` wrote. Raises UserError where it is neither."""
+    _read(path)
+    taken = {*RECORD.names, *ANNOTATION.names}
+    return [column.name for column in pq.read_schema(path) if column.name not in taken and column.type == pa.float32()]
 
 
 def _score_part(
@@ -236,9 +243,10 @@ def _score_part(
     return pa.table({name: pa.array(values[name], _type(name)) for name in names})
 
 
-def _networks(config: ScoreConfig, names: list[str], device: torch.device) -> list[Scorer]:
-    clips = [name for name in names if name in clip.NAMES]
-    others = [iqa.scorer(name, config.weights.get(name), device) for name in names if name not in clip.NAMES]
+def load_networks(config: ScoreConfig, device: torch.device) -> list[Scorer]:
+    """The measures of a configuration that are not built in. Raises UserError where one cannot be set up."""
+    clips = [name for name in config.by_network if name in clip.NAMES]
+    others = [iqa.scorer(name, config.weights.get(name), device) for name in config.by_network if name not in clips]
     if not clips:
         return others
     options = {**asdict(config.clip), "weights": config.weights.get("clipiqa", config.clip.weights)}

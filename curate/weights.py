@@ -44,9 +44,9 @@ def reachable(url: str) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What libraries print on stdout goes to stderr, and their log below warnings nowhere."""
+    """What libraries print on stdout goes to stderr, and what they log, errors apart, nowhere."""
     before = logging.root.manager.disable
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -41,6 +41,7 @@ def starts(length: int) -> npt.NDArray[np.int64]:
     return np.arange(count) * (length - SIDE) // max(count - 1, 1) // GRID * GRID
 
 
-def plane(pixels: U8, weights: F32) -> F32:
+def plane(pixels: U8 | F32, weights: F32) -> F32:
     """(N, h, w) float32: a weighted sum of red, green and blue, in grey levels."""
-    return pixels.astype(np.float32) @ weights
+    out: F32 = pixels.astype(np.float32, copy=False) @ weights
+    return out
