@@ -45,6 +45,11 @@ def annotate(
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("manifest.parquet"),
     clean: Annotated[Path | None, typer.Option(help="Clean pictures, in the pool or not: as POOL.")] = None,
     clean_where: Annotated[str | None, typer.Option(help="SQL predicate over the records that picks them.")] = None,
+    clean_top: Annotated[str | None, typer.Option(help="The best by rank, such as 10%.")] = None,
+    by: Annotated[str | None, typer.Option(help="Scores that rank, such as sharpness,noise; their mean rank.")] = None,
+    within: Annotated[str | None, typer.Option(help="Rank within each label or source.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Table of `ambient score` whose scores may rank.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Also show the clean set in OUT.clean.png.")] = False,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")
     ] = None,
@@ -66,20 +71,23 @@ def annotate(
 ) -> None:
     """Find the lowest trustworthy noise level of every picture and write the manifest.
 
-    Without --clean and --clean-where, the clean set is the tenth of the pool that is best in sharpness and in absence
-    of JPEG blocks at once. The same command continues a run that was stopped.
+    Without a word about what is clean, it is the twentieth of the pool that looks least damaged (score `undamaged`:
+    no blur, no JPEG blocks, no noise). The same command continues a run that was stopped.
 
     Example: ambient annotate ./pool --clean ./pool/camera -o manifest.parquet
     """
     from .curate.annotate import AnnotateConfig, plan
     from .curate.annotate import annotate as run_annotation
     from .curate.query import query
+    from .curate.ranks import top_of
     from .curate.reporter import Reporter
     from .curate.tables import print_table
 
     config = AnnotateConfig(
         clean=clean,
         clean_where=clean_where,
+        clean_top=top_of(clean_top, by, within),
+        scores=scores,
         resolution=resolution,
         channels=channels,
         epsilon=epsilon,
@@ -94,7 +102,15 @@ def annotate(
         _print_json(plan(pool, config))
         return
     run_annotation(
-        pool, out, config, device=device, workers=workers, overwrite=overwrite, update=update, reporter=Reporter()
+        pool,
+        out,
+        config,
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+        update=update,
+        preview=preview,
+        reporter=Reporter(),
     )
     print_table(query(out, "FROM by_source"))
 
@@ -141,6 +157,42 @@ def threshold(
     )
     rethreshold(manifest, out, decided, overwrite=overwrite, reporter=Reporter())
     print_table(query(out, "FROM by_source"))
+
+
+@app.command()
+def score(
+    target: Annotated[Path, typer.Argument(help="Folder or .zip of pictures, or a manifest (.parquet).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")] = Path("scores.parquet"),
+    by: Annotated[str | None, typer.Option(help="Measures: built-in, clipiqa, pyiqa's, phash; with commas.")] = None,
+    clip_model: Annotated[str, typer.Option(help="Model of open_clip, for clipiqa.")] = "RN50",
+    clip_pretrained: Annotated[str, typer.Option(help="Its pretrained tag.")] = "openai",
+    prompts: Annotated[str, typer.Option(help="The good and the bad prompt.")] = "Good photo.|Bad photo.",
+    weights: Annotated[list[str] | None, typer.Option(help="measure=FILE: a local copy of its weights.")] = None,
+    root: Root = None,
+    device: Device = "auto",
+    workers: Workers = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run's table.")] = False,
+) -> None:
+    """Measure the quality of every picture: one column per measure, to ask about, to rank by, to filter with.
+
+    Of a pool, the built-in measures always; of a manifest, the same manifest with the scores added. The same command
+    continues a run that was stopped.
+
+    Example: ambient score ./pool --by clipiqa,phash -o scores.parquet
+    """
+    from .curate.clip import ClipConfig, prompts_of
+    from .curate.reporter import Reporter
+    from .curate.scoring import ScoreConfig, score_target
+
+    config = ScoreConfig(
+        by=tuple(name.strip() for name in by.split(",")) if by else (),
+        clip=ClipConfig(model=clip_model, pretrained=clip_pretrained, prompts=prompts_of(prompts)),
+        weights=_named(weights, "--weights", "measure=FILE"),
+    )
+    roots, reporter = _pairs(root), Reporter()
+    score_target(
+        target, out, config, device=device, workers=workers, roots=roots, overwrite=overwrite, reporter=reporter
+    )
 
 
 @app.command()
@@ -424,13 +476,18 @@ def _pairs(roots: list[str] | None) -> dict[str, str]:
     """``name=path`` options as a dictionary of absolute paths and urls."""
     from .curate.remote import address
 
-    pairs = {}
-    for root in roots or []:
-        name, equals, path = root.partition("=")
-        if not equals or not path:
-            raise UserError(f"--root is written name=path, such as pool=/data/pool, not {root!r}")
-        pairs[name] = address(Path(path))
-    return pairs
+    return {name: address(Path(path)) for name, path in _named(roots, "--root", "name=path").items()}
+
+
+def _named(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
+    """What ``name=value`` options say."""
+    named = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not value:
+            raise UserError(f"{option} is written {form}, not {text!r}")
+        named[name] = value
+    return named
 
 
 def _seeds(num: int | None, seeds: str | None) -> Sequence[int]:

@@ -26,33 +26,36 @@ from .crossfit import CrossFitted
 from .decide import Rule, settle
 from .device import choose_device
 from .learn import CLASSIFIER, trained
-from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest, write_table
+from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest
 from .measure import measure
-from .pool import Duplicates, Found, find, replaced, scan, settle_duplicates, to_table
-from .reference import DEFAULT_SCORES, DEFAULT_SHARE, best_by_ranks, check_split, in_clean_dir, roots_of, where
+from .pool import Duplicates, Found, find, replaced, settle_duplicates
+from .preview import write_preview
+from .ranks import Top, agreement, best, ranks
+from .reference import check_split, in_clean_dir, roots_of, where
 from .remote import address, is_remote
 from .reporter import Reporter
 from .run import Run as _Run
-from .scores import SCORES
+from .scores import COMBINED, SCORES
+from .scoring import ScoreConfig, add_scores, collect, join_scores, load_networks, score_names, usable
 from .threshold import draw_noise, sigma_grid
 from .update import Past, choose, classifier_beside, join, past
 from .uris import Roots
-
-RECORDS_PER_PART = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotateConfig:
     """What decides the values in a manifest.
 
-    clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them; neither:
-    the best tenth by two measures. resolution: None takes the largest power of two <= the median short side, at most
-    256. draws: noise draws per level, on average. per: one threshold per picture or per source. steps: of the
-    classifier.
+    clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them;
+    clean_top: the best by rank, which is also what is done when nothing is said. scores: table whose score columns are
+    added. resolution: None takes the largest power of two <= the median short side, at most 256. draws: noise draws
+    per level, on average. per: one threshold per picture or per source. steps: of the classifier.
     """
 
     clean: Path | None = None
     clean_where: str | None = None
+    clean_top: Top | None = None
+    scores: Path | None = None
     resolution: int | None = None
     channels: int = 3
     epsilon: float = 0.05
@@ -64,8 +67,8 @@ class AnnotateConfig:
     accept_indistinguishable: bool = False
 
     def __post_init__(self) -> None:
-        if self.clean is not None and self.clean_where is not None:
-            raise UserError("--clean and --clean-where both say what is clean: give one of them")
+        if sum(way is not None for way in (self.clean, self.clean_where, self.clean_top)) > 1:
+            raise UserError("--clean, --clean-where and --clean-top all say what is clean: give one of them")
         if not 0 < self.epsilon < 0.5:
             raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
         if not 1 <= self.draws <= 4096:
@@ -84,7 +87,9 @@ class AnnotateConfig:
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if isinstance(value, Top):
+                words += value.arguments()
+            elif value != field.default:
                 option = "--" + field.name.replace("_", "-")
                 words += [option] if value is True else [option, str(value)]
         return words
@@ -99,15 +104,19 @@ def annotate(
     workers: int = 4,
     overwrite: bool = False,
     update: bool = False,
+    preview: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
     """Write the manifest of a pool to `out`; continue where an interrupted run of the same kind stopped.
 
     update: add what is new or changed to the manifest that is there. The classifier is kept beside the manifest.
-    Raises UserError when the pool or the clean set cannot be used, when the classifier cannot tell clean from other
-    pictures (it must not fail open), or when `out` holds another run's manifest and overwrite is False.
+    preview: also show a clean set chosen by rank in `out` with the suffix ``.clean.png``. Raises UserError when the
+    pool or the clean set cannot be used, when the classifier cannot tell clean from other pictures (it must not fail
+    open), or when `out` holds another run's manifest and overwrite is False.
     """
     reporter = reporter or Reporter()
+    if preview and (config.clean or config.clean_where):
+        raise UserError("--preview shows a choice by rank: leave out --clean and --clean-where")
     place = choose_device(device)
     roots = _roots(pool, config)
     found = find(roots)
@@ -126,7 +135,8 @@ def annotate(
         if before:
             _update(before, out, pool, identity, run)
             return out
-        records = _choose_clean(_usable(_collect(found, run)), pool, run)
+        sheet = out.with_suffix(".clean.png") if preview else None
+        records, clean_set = _choose_clean(usable(_collect(found, run)), pool, sheet, run)
         space = _space(records, run)
         classifier, classifier_hash = trained(records, space, run)
         measure(records, classifier, space, run)
@@ -142,13 +152,15 @@ def annotate(
             sigma_grid=sigma_grid().tolist(),
             draws=config.draws,
             epsilon=config.epsilon,
+            clean_set=clean_set,
             classifier=classifier_hash,
             draw_noise=noise.tolist(),
             fold_spread=classifier.spread,
         )
         with replacing(classifier_beside(out)) as beside:
             shutil.copyfile(work.folder / CLASSIFIER, beside)
-        write_manifest(out, rows, manifest_schema(list(SCORES)), metadata)
+        scores = [name for name in records.column_names if name not in RECORD.names]
+        write_manifest(out, rows, manifest_schema(scores), metadata)
     return out
 
 
@@ -180,6 +192,7 @@ def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
     return {
         **asdict(config),
         "clean": str(config.clean) if config.clean else None,
+        "scores": str(config.scores) if config.scores else None,
         "pictures_found": len(found.candidates),
         "other_files": sum(found.others.values()),
         "noise_levels": len(sigma_grid()),
@@ -199,7 +212,7 @@ def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
 
 
 def _options(config: AnnotateConfig) -> str:
-    return digest({**asdict(config), "clean": str(config.clean)})
+    return digest({**asdict(config), "clean": str(config.clean), "scores": str(config.scores)})
 
 
 def _finished(out: Path, identity: str, overwrite: bool) -> bool:
@@ -225,41 +238,39 @@ def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
 
 def _collect(found: Found, run: _Run) -> pa.Table:
     """Stage 1: read every file once; identity, size, status, scores."""
-    tables = []
-    with run.reporter.track("reading", len(found.candidates)) as advance:
-        for number, start in enumerate(range(0, len(found.candidates), RECORDS_PER_PART)):
-            path = run.work.part("records", number)
-            part = found.candidates[start : start + RECORDS_PER_PART]
-            if path.exists():
-                advance(len(part))
-            else:
-                rows = []
-                for row in scan(Found(candidates=part, others={}), run.roots, workers=run.workers):
-                    rows.append(row)
-                    advance(1)
-                write_table(path, to_table(rows))
-            tables.append(pq.read_table(path))
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    config, by = run.config, run.config.clean_top.by if run.config.clean_top else ()
+    known = {*SCORES, *(score_names(config.scores) if config.scores else ())}
+    more = tuple(name for name in by if name.removeprefix("-") not in known)
+    networks = load_networks(ScoreConfig(by=more), run.device)
+    records = collect(found, run.roots, run.work, run.workers, run.reporter)
+    if config.scores is not None:
+        records = join_scores(records, config.scores)
+    return add_scores(
+        records,
+        list(more),
+        networks,
+        run.roots,
+        run.work,
+        device=run.device,
+        workers=run.workers,
+        reporter=run.reporter,
+    )
 
 
-def _usable(records: pa.Table) -> pa.Table:
-    """Raises UserError where no record is."""
-    if not _is(records, "status", "ok").any():
-        first = f"{records['uri'][0].as_py()!r}: {records['reason'][0].as_py()}"
-        raise UserError(f"none of the {len(records):,} pictures can be used; the first, {first}")
-    return records
-
-
-def _choose_clean(records: pa.Table, pool: Path, run: _Run) -> pa.Table:
-    """Stage 2: who is clean; then duplicates, among which a clean picture wins."""
+def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: _Run) -> tuple[pa.Table, str]:
+    """Stage 2: who is clean, and by what; then duplicates, among which a clean picture wins."""
     config = run.config
     if config.clean is not None:
         mask, how = in_clean_dir(records, pool, config.clean, run.roots), f"--clean {config.clean}"
     elif config.clean_where is not None:
         mask, how = where(records, config.clean_where), f"--clean-where {config.clean_where!r}"
     else:
-        mask = best_by_ranks(records)
-        how = f"the top {DEFAULT_SHARE:.0%} by the lower of the ranks in {' and '.join(DEFAULT_SCORES)}"
+        top = config.clean_top or Top()
+        mask, how = best(records, top), str(top)
+        _say_agreement(records, top, run.reporter)
+        if sheet:
+            write_preview(sheet, records, mask, ranks(records, top.by, top.within), run.roots, workers=run.workers)
+            run.reporter.say(f"the best, the worst and the border: {sheet}")
     roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
     records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
     records = settle_duplicates(records, config.duplicates)
@@ -269,7 +280,18 @@ def _choose_clean(records: pa.Table, pool: Path, run: _Run) -> pa.Table:
     unusable = pc.value_counts(records.filter(pa.array(~ok))["status"].cast(pa.string())).to_pylist()
     if unusable:
         run.reporter.say("not usable: " + ", ".join(f"{u['counts']:,} {u['values']}" for u in unusable))
-    return records
+    return records, how
+
+
+def _say_agreement(records: pa.Table, top: Top, reporter: Reporter) -> None:
+    """How alike the measures rank the pool; of the built-in combination alone, what it combines."""
+    by = (*top.by, *COMBINED) if top.by == ("undamaged",) else top.by
+    pairs = agreement(records, by)
+    if top.by == ("undamaged",):
+        pairs = {pair: value for pair, value in pairs.items() if "undamaged" in pair}
+    if pairs:
+        shown = ", ".join(f"{first} and {second} {value:.2f}" for (first, second), value in pairs.items())
+        reporter.say(f"agreement of the measures (Spearman's rank correlation): {shown}")
 
 
 def _space(records: pa.Table, run: _Run) -> Space:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
+from ..schemas.scored import is_scored_only
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,8 +28,13 @@ _LOCKED: dict[str, str | bool | int | float | list[str]] = {
 def connect(manifest: Path) -> "duckdb.DuckDBPyConnection":
     """An in-memory database with the view ``manifest``, the macro ``usable(s)`` and the views of schemas/views.sql.
 
-    Raises UserError when there is no valid manifest at the path.
+    A table of `ambient score` that has no thresholds is the view ``manifest`` alone. Raises UserError when there is
+    neither at the path.
     """
+    if is_scored_only(manifest):
+        connection = locked()
+        connection.register("manifest", ds.dataset(manifest))
+        return connection
     metadata = read_metadata(manifest)
     connection = locked()
     connection.register("manifest_file", ds.dataset(manifest))

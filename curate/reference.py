@@ -1,4 +1,4 @@
-"""Choosing the clean set S_G: what the user says, or the best by two measures at once when nothing is said."""
+"""Choosing the clean set S_G as the user says: by folder or by predicate (by rank: ranks.py)."""
 
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from .remote import address
 from .uris import Roots, is_archive, make_uri
 
 CLEAN_ROOT = "clean"
-DEFAULT_SHARE = 0.1
-DEFAULT_SCORES = ("sharpness", "unblocked")
+MIN_SET = 10  # pictures in each of the two sets
 
 
 def roots_of(pool: Path, clean: Path | None) -> Roots:
@@ -46,39 +45,14 @@ def where(records: pa.Table, predicate: str) -> NDArray[np.bool_]:
     return mask
 
 
-def best_by_ranks(records: pa.Table, share: float = DEFAULT_SHARE) -> NDArray[np.bool_]:
-    """(N,) the top share of the usable records by the minimum of their ranks in sharpness and in absence of blocks.
-
-    One measure is not enough: JPEG blocks look sharp, and a smooth blur has no blocks.
-    """
-    ok = pc.equal(records["status"].cast(pa.string()), "ok").to_numpy(zero_copy_only=False)
-    scores = [records[name].to_numpy(zero_copy_only=False) for name in DEFAULT_SCORES]
-    worst = np.minimum.reduce([rank(score[ok]) for score in scores])
-    count = max(1, round(share * int(ok.sum())))
-    order = np.lexsort((np.arange(len(worst)), -worst))  # ties: the earlier record
-    mask = np.zeros(len(ok), dtype=bool)
-    mask[np.flatnonzero(ok)[order[:count]]] = True
-    return mask
-
-
-def rank(scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Share of the scores that are no higher than each, in (0, 1]: the best gets 1; equal scores share the best rank.
-
-    A measure that calls many pictures equally good, as ``unblocked`` does, must not hold them back. NaN gets 0.
-    """
-    from scipy.stats import rankdata
-
-    missing = np.isnan(scores)
-    ranks: NDArray[np.float64] = rankdata(np.where(missing, -np.inf, scores), method="max") / max(len(scores), 1)
-    return np.where(missing, 0.0, ranks)
-
-
 def check_split(num_clean: int, num_other: int, how: str) -> None:
     """Raise UserError where there is nothing to tell apart."""
     if num_clean == 0:
         raise UserError(f"no usable picture is clean by {how}: a classifier needs clean pictures to learn from")
     if num_other == 0:
         raise UserError(f"every usable picture is clean by {how}: nothing is left to annotate")
-    if min(num_clean, num_other) < 10:
+    if min(num_clean, num_other) < MIN_SET:
         which = "clean" if num_clean < num_other else "other"
-        raise UserError(f"only {min(num_clean, num_other)} usable {which} pictures by {how}: at least 10 are needed")
+        raise UserError(
+            f"only {min(num_clean, num_other)} usable {which} pictures by {how}: at least {MIN_SET} are needed"
+        )

@@ -71,7 +71,8 @@ class Metadata:
     """What a manifest says about itself, as JSON under the file metadata's key ``ambient``.
 
     sigma_grid: noise levels of p_clean, ascending. draws: noise draws per level, on average.
-    epsilon: a level counts as good when p_clean > 0.5 - epsilon. classifier: BLAKE2b-128 of its file, or None.
+    epsilon: a level counts as good when p_clean > 0.5 - epsilon. clean_set: what made pictures clean, in words.
+    classifier: BLAKE2b-128 of its file, or None.
     draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: standard deviation of
     ln sigma_min between classifiers of the same recipe.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
@@ -89,6 +90,7 @@ class Metadata:
     sigma_grid: list[float] = field(default_factory=list)
     draws: int = 0
     epsilon: float = 0.05
+    clean_set: str = ""
     classifier: str | None = None
     draw_noise: list[float] = field(default_factory=list)
     fold_spread: float = 0.0

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient import __version__
-from ambient.curate import annotate as stages
-from ambient.curate import measure
+from ambient.curate import measure, scoring
 from ambient.curate.annotate import AnnotateConfig, annotate
 from ambient.curate.curves import Curves
 from ambient.curate.noise import names_of
@@ -29,15 +28,15 @@ from photo_pool import SIDE, tiles, write_photo_pool
 STEPS, DRAWS = 30, 2
 SLOW_PARTS = """
 import sys, time
-import ambient.curate.annotate as stages
 import ambient.curate.measure as measuring
+import ambient.curate.scoring as scoring
 from ambient.cli import main
 measuring.CURVES_PER_PART = 32
-last, real = sys.argv.pop(1), stages.write_table
+last, real = sys.argv.pop(1), scoring.write_table
 def write_then_wait(path, table):
     real(path, table)
     time.sleep(600 if path.stem == last else 0)
-stages.write_table = measuring.write_table = write_then_wait
+measuring.write_table = scoring.write_table = write_then_wait
 main()
 """
 """The program with small parts, which waits after the part that its first argument names."""
@@ -134,7 +133,7 @@ def test_the_same_command_again_does_nothing(
     manifest: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = manifest.stat()
-    monkeypatch.setattr(stages, "scan", None)  # would fail
+    monkeypatch.setattr(scoring, "scan", None)  # would fail
     annotate(pool, manifest, config_of(pool), device="cpu")
     assert manifest.stat().st_mtime_ns == before.st_mtime_ns
     assert manifest.stat().st_ino == before.st_ino

@@ -12,17 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
-from ambient.curate import learn, measure
+from ambient.curate import learn, measure, scoring
 from ambient.curate.annotate import AnnotateConfig, annotate, plan
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit, Sample
+from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
 from ambient.schemas.space import Space
 from photo_pool import tiles, write_photo_pool
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +100,7 @@ def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
 
 def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub()
-    monkeypatch.setattr(stages, "RECORDS_PER_PART", 10)
+    monkeypatch.setattr(scoring, "RECORDS_PER_PART", 10)
     monkeypatch.setattr(measure, "CURVES_PER_PART", 10)
     real, seen = measure.cross_search, []
 
@@ -111,7 +113,7 @@ def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, mon
     monkeypatch.setattr(measure, "cross_search", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(small)
-    monkeypatch.setattr(stages, "scan", None)
+    monkeypatch.setattr(scoring, "scan", None)
     monkeypatch.setattr(learn, "cross_fit", None)
     assert len(run(small)) == 28
     assert len(seen) == 2 + 2  # of three parts, the first was there
@@ -264,9 +266,33 @@ def test_clean_by_predicate_and_by_ranks(small: Path, stub: Stub, capsys: pytest
     (small.parent / "m.parquet").unlink()
     write_photo_pool(small.parent / "more", clean=100, per_blur=40, seed=5)
     rows = run(small.parent / "more", clean=None)
-    assert sum(row["role"] == "clean" for row in rows.values()) == 18
-    assert "blurred" not in {row["source"] for row in rows.values() if row["role"] == "clean"}
-    assert "by the lower of the ranks in sharpness and unblocked" in capsys.readouterr().err
+    assert sum(row["role"] == "clean" for row in rows.values()) == 10
+    sources = [row["source"] for row in rows.values() if row["role"] == "clean"]
+    assert sources.count("clean") >= 8  # of 10, on 16 x 16 pixels
+    assert "blurred" not in sources
+    said = capsys.readouterr().err
+    assert "clean set: 10 of 180 usable pictures, by the top 5% by undamaged" in said
+    assert "undamaged and sharpness" in said
+    assert read_metadata(small.parent / "m.parquet").clean_set == "the top 5% by undamaged"
+
+
+def test_clean_by_rank_with_a_preview(small: Path, stub: Stub) -> None:
+    stub()
+    out = small.parent / "m.parquet"
+    config = AnnotateConfig(clean_top=Top(share=0.5, by=("sharpness", "noise"), within="source"), draws=1)
+    annotate(small, out, config, device="cpu", preview=True)
+    rows = rows_of(out)
+    assert {s: sum(r["source"] == s and r["role"] == "clean" for r in rows.values()) for s in ("clean", "soft")} == {
+        "clean": 6,
+        "soft": 4,
+    }
+    metadata = read_metadata(out)
+    assert "--clean-top 0.5 --by sharpness,noise --within source" in metadata.command
+    assert metadata.clean_set == "the top 50% by the mean of the ranks in sharpness, noise within each source"
+    with Image.open(small.parent / "m.clean.png") as sheet:
+        assert sheet.format == "PNG"
+    with pytest.raises(UserError, match="--preview shows a choice by rank"):
+        annotate(small, out, AnnotateConfig(clean=small / "clean"), device="cpu", preview=True)
 
 
 def test_bad_clean_sets_are_one_line(small: Path, stub: Stub) -> None:
@@ -353,7 +379,7 @@ def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, m
 
 
 def test_plan_says_how_much_without_reading(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "scan", None)
+    monkeypatch.setattr(scoring, "scan", None)
     (small / "notes.txt").write_text("hello")
     found = plan(small, AnnotateConfig(clean=small / "clean", draws=8))
     assert found["pictures_found"] == 28

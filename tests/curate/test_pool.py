@@ -10,6 +10,7 @@ import pytest
 from ambient.curate import uris
 from ambient.curate.images import decode
 from ambient.curate.pool import find, mark_duplicates, scan, to_table
+from ambient.curate.scores import SCORES
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import RECORD, STATUSES
 from awkward import UNREADABLE, Expected, build, encoded, picture
@@ -61,7 +62,7 @@ def as_expected(rows: dict, expected: Expected) -> bool:
         and expected.reason in (row["reason"] or "")
         and (row["reason"] is None) == good
         and (good or ("\n" not in row["reason"] and len(row["reason"]) <= 200))
-        and all((row[name] is not None) == good for name in ("sharpness", "unblocked"))
+        and all((row[name] is not None) == good for name in SCORES)
     )
 
 

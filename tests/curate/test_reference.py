@@ -1,76 +1,15 @@
-"""Choosing the clean set: by folder, by predicate, by two ranks."""
+"""Choosing the clean set by folder and by predicate."""
 
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from ambient.curate.pool import find, to_table
-from ambient.curate.reference import best_by_ranks, check_split, in_clean_dir, rank, roots_of, where
+from ambient.curate.reference import check_split, in_clean_dir, roots_of, where
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import RECORD
 from manifests import rows
-
-
-def scored(sharpness: list[float], unblocked: list[float], status: list[str] | None = None) -> pa.Table:
-    table = rows(len(sharpness), status=status or "ok").select(RECORD.names)
-    for name, values in (("sharpness", sharpness), ("unblocked", unblocked)):
-        table = table.append_column(name, pa.array(values, pa.float32()))
-    return table
-
-
-def test_rank_is_the_share_that_is_no_better() -> None:
-    """Against the definition, with ties; a permutation in the place of a rank fails."""
-    random = np.random.default_rng(0)
-    for _ in range(30):
-        scores = random.integers(0, 12, 40).astype(np.float64)
-        expected = [np.mean(scores <= score) for score in scores]
-        np.testing.assert_allclose(rank(scores), expected)
-        assert rank(scores)[scores.argmax()] == 1.0
-        assert (rank(scores)[scores == scores.min()] == np.mean(scores == scores.min())).all()
-
-
-def test_rank_of_nan_is_0_and_holds_nobody_back() -> None:
-    np.testing.assert_allclose(rank(np.array([np.nan, 2.0, -np.inf, 5.0])), [0, 0.75, 0.5, 1.0])
-    assert rank(np.array([np.nan])).tolist() == [0.0]
-    assert rank(np.array([])).shape == (0,)
-
-
-def test_rank_does_not_change_under_rising_functions() -> None:
-    scores = np.random.default_rng(1).normal(size=100)
-    assert np.array_equal(rank(scores), rank(np.exp(3 * scores)))
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_best_by_ranks_against_brute_force(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    num = 60
-    sharpness = random.normal(size=num).astype(np.float32)
-    unblocked = np.minimum(0, random.normal(size=num)).astype(np.float32)  # many tied at the best
-    status = random.choice(["ok", "ok", "ok", "unreadable"], num).tolist()
-    scores = [
-        [None if s != "ok" else float(v) for v, s in zip(values, status, strict=True)]
-        for values in (sharpness, unblocked)
-    ]
-    ok = [i for i in range(num) if status[i] == "ok"]
-
-    def worst_share(i: int) -> float:
-        return min(sum(values[j] <= values[i] for j in ok) / len(ok) for values in (sharpness, unblocked))
-
-    best = sorted(ok, key=lambda i: (-worst_share(i), i))[: round(0.2 * len(ok))]
-    mask = best_by_ranks(scored(*scores, status), share=0.2)
-    assert np.flatnonzero(mask).tolist() == sorted(best)
-
-
-def test_one_bad_measure_is_enough_to_be_left_out() -> None:
-    """The sharpest has blocks, the least blocked is blurred: neither is the best."""
-    table = scored([9.0, -9.0, 5.0, 4.0, 3.0], [-50.0, 0.0, -1.0, -2.0, -30.0])
-    assert best_by_ranks(table, share=0.2).tolist() == [False, False, True, False, False]
-
-
-def test_at_least_one_is_clean() -> None:
-    assert best_by_ranks(scored([1.0, 2.0], [0.0, 0.0]), share=0.01).tolist() == [False, True]
 
 
 def picked(pool: Path, clean: Path) -> list[str]:

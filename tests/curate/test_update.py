@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate import annotate as stages
-from ambient.curate import learn
+from ambient.curate import learn, scoring
 from ambient.curate.annotate import AnnotateConfig, annotate
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
@@ -59,8 +58,10 @@ def test_only_what_is_new_or_changed_is_annotated(
     for name in ("soft/001.png", "blurred/007.png"):
         (pool / name).unlink()
     monkeypatch.setattr(learn, "cross_fit", None)  # would fail: nothing is trained
-    real, scanned = stages.scan, []
-    monkeypatch.setattr(stages, "scan", lambda found, *a, **k: scanned.extend(found.candidates) or real(found, *a, **k))
+    real, scanned = scoring.scan, []
+    monkeypatch.setattr(
+        scoring, "scan", lambda found, *a, **k: scanned.extend(found.candidates) or real(found, *a, **k)
+    )
     after = run(pool, update=True, quiet=False)
     changed = {"soft/new.png", "blurred/003.png", "soft/torn.png"}
     assert {candidate.uri for candidate in scanned} == changed

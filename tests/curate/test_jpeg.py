@@ -1,0 +1,68 @@
+"""The trace of JPEG: found on every grid, with the quality that made it, and nowhere else."""
+
+import io
+
+import numpy as np
+import pytest
+import skimage.data
+from ambient.curate.corruptions import gaussian_blur
+from ambient.curate.jpeg import NOT_COMPRESSED, _steps, dct_basis, jpeg_quality
+from ambient.curate.windows import LUMA, plane, windows
+from PIL import Image
+from scipy.fft import dct
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    names = ["astronaut", "chelsea", "coffee"]
+    pictures = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
+    return [np.asarray(p.resize((p.width // 2, p.height // 2))) for p in pictures]
+
+
+def compressed(pixels: np.ndarray, quality: int) -> Image.Image:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "JPEG", quality=quality)
+    return Image.open(data)
+
+
+def quality_of(pixels: np.ndarray) -> float:
+    return jpeg_quality(plane(windows(np.ascontiguousarray(pixels)), LUMA))
+
+
+@pytest.mark.parametrize("quality", [10, 25, 50, 75, 90])
+def test_the_quality_is_read_from_the_pixels(photographs: list[np.ndarray], quality: int) -> None:
+    for photo in photographs:
+        assert quality_of(np.asarray(compressed(photo, quality))) == pytest.approx(quality, abs=3)
+
+
+def test_on_every_grid(photographs: list[np.ndarray]) -> None:
+    blocky = np.asarray(compressed(photographs[0], 60))
+    for place in range(0, 64, 7):
+        down, right = divmod(place, 8)
+        assert quality_of(blocky[down : down + 128, right : right + 128]) == pytest.approx(60, abs=3)
+
+
+def test_pictures_that_were_never_compressed(photographs: list[np.ndarray]) -> None:
+    random = np.random.default_rng(0)
+    white = random.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    smooth = np.tile(np.arange(128, dtype=np.uint8)[:, None, None], (1, 128, 3))
+    blurred = [gaussian_blur(photo, 1.5, random)[0] for photo in photographs]
+    for pixels in (*photographs, *blurred, white, smooth, np.zeros((64, 64, 3), np.uint8)):
+        assert quality_of(pixels) > 97
+
+
+def test_no_verdict_on_what_is_too_small() -> None:
+    assert quality_of(np.asarray(compressed(np.zeros((14, 200, 3), np.uint8), 5))) == NOT_COMPRESSED
+
+
+@pytest.mark.parametrize("quality", [5, 31, 50, 77, 96])
+def test_steps_are_those_that_libjpeg_writes(quality: int) -> None:
+    """Pillow gives a file's first table in raster order."""
+    image = compressed(np.zeros((16, 16, 3), np.uint8), quality)
+    table = np.array(image.quantization[0]).reshape(8, 8)[:3, :3].ravel()[1:]
+    assert np.array_equal(_steps()[:, 0, quality - 4], table)
+
+
+def test_dct_against_scipy() -> None:
+    values = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    np.testing.assert_allclose(values @ dct_basis(), dct(values, norm="ortho"), atol=1e-5)

@@ -1,0 +1,253 @@
+"""`ambient score` on pools and manifests: columns, what is kept, bad pictures, resuming, SQL."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ambient.curate import scoring
+from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.clip import ClipConfig
+from ambient.curate.images import decode
+from ambient.curate.query import query
+from ambient.curate.ranks import Top
+from ambient.curate.reporter import Reporter
+from ambient.curate.scorers import Scorer
+from ambient.curate.scores import SCORES, score
+from ambient.curate.scoring import ScoreConfig, join_scores, score_target
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import METADATA_KEY, RECORD, Metadata
+from ambient.schemas.scored import read_scored
+from ambient.schemas.space import Space
+from manifests import rows
+from photo_pool import write_photo_pool
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """28 photographs, a torn one, and a copy of one."""
+    folder = write_photo_pool(tmp_path / "pool", clean=12, per_blur=8)
+    (folder / "soft" / "torn.png").write_bytes((folder / "soft" / "000.png").read_bytes()[:90])
+    shutil.copy(folder / "clean" / "003.png", folder / "soft" / "copy.png")
+    return folder
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """pyiqa's cnniqa and musiq replaced by means of pictures; says which are asked for."""
+    asked: list[str] = []
+
+    def scorer(name: str, _weights: object, _device: object) -> Scorer:
+        asked.append(name)
+        return Scorer(name=name, cut=lambda pixels: [pixels], measure=lambda x: x.float().mean(dim=(1, 2, 3)))
+
+    monkeypatch.setattr(scoring.iqa, "scorer", scorer)
+    return asked
+
+
+def run(target: Path, *by: str, out: str = "s.parquet", **options: object) -> pa.Table:
+    path = target.parent / out
+    score_target(target, path, ScoreConfig(by=by), device="cpu", reporter=Reporter(quiet=True), **options)
+    return pq.read_table(path)
+
+
+def manifest_of(pool: Path, **columns: object) -> Path:
+    """A manifest of the pool's pictures with a column of the user's own."""
+    uris = sorted(path.relative_to(pool).as_posix() for path in pool.rglob("*.png"))
+    status = ["unreadable" if "torn" in uri else "ok" for uri in uris]
+    table = rows(len(uris), uri=uris, status=status, **columns)
+    table = table.append_column("mine", pa.array(np.arange(len(uris)), pa.int64()))
+    space = Space(resolution=16)
+    metadata = Metadata(space=space, roots={"pool": str(pool)}, fingerprint="0", package_version="0", command="c")
+    path = pool.parent / "m.parquet"
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata.to_bytes(), b"other": b"kept"}), path)
+    return path
+
+
+def test_a_pool_becomes_a_table_without_thresholds(pool: Path, fake: list[str]) -> None:
+    table = run(pool, "cnniqa", "phash")
+    assert table.column_names == [*RECORD.names, *SCORES, "cnniqa", "phash", "near_duplicate_of"]
+    found = {row["uri"]: row for row in table.to_pylist()}
+    assert len(found) == 30
+    assert (found["soft/torn.png"]["status"], found["soft/copy.png"]["status"]) == ("unreadable", "duplicate")
+    pixels = decode((pool / "clean" / "005.png").read_bytes()).pixels
+    row = found["clean/005.png"]
+    assert {name: row[name] for name in SCORES} == pytest.approx(score(pixels), rel=1e-5)
+    assert row["cnniqa"] == pytest.approx(pixels.mean(), rel=1e-5)
+    assert found["soft/torn.png"]["cnniqa"] is None
+    assert fake == ["cnniqa"]
+
+
+def test_sql_over_a_table_of_scores(pool: Path) -> None:
+    run(pool)
+    out = pool.parent / "s.parquet"
+    assert query(out, "SELECT count(*) AS n FROM manifest WHERE status = 'ok'")["n"].to_pylist() == [28]
+    with pytest.raises(UserError, match="by_source"):
+        query(out, "FROM by_source")
+
+
+def test_a_manifest_keeps_everything_and_gains_columns(pool: Path, fake: list[str]) -> None:
+    manifest = manifest_of(pool)
+    before = pq.read_table(manifest)
+    table = run(manifest, "sharpness", "musiq")
+    assert table.select(before.column_names).equals(before)
+    assert {k: v for k, v in table.schema.metadata.items() if k != b"ambient-scores"} == before.schema.metadata
+    for name in before.column_names:
+        assert table.schema.field(name).equals(before.schema.field(name))
+    assert table.column_names.index("musiq") < table.column_names.index("p_clean")
+    assert table["sharpness"].null_count == table["musiq"].null_count == 1
+    # another run replaces a score and adds one; the first stays
+    again = run(pool.parent / "s.parquet", "musiq", "noise", out="t.parquet")
+    assert again["sharpness"].equals(table["sharpness"])
+    assert again["musiq"].equals(table["musiq"])
+    assert again["noise"].null_count == 1
+    assert query(pool.parent / "t.parquet", "FROM usable(5.0)").num_rows == 29
+
+
+def test_a_bad_picture_has_no_score_and_the_others_do(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = decode((pool / "clean" / "007.png").read_bytes()).pixels
+
+    def measure(x: torch.Tensor) -> torch.Tensor:
+        if any(np.array_equal(picture.permute(1, 2, 0).numpy(), victim) for picture in x):
+            raise RuntimeError("no")
+        out = x.float().mean(dim=(1, 2, 3))
+        out[out == out.max()] = torch.nan
+        return out
+
+    monkeypatch.setattr(scoring.iqa, "scorer", lambda name, *_: Scorer(name=name, cut=lambda p: [p], measure=measure))
+    manifest = manifest_of(pool)
+    (pool / "clean" / "009.png").unlink()
+    score_target(manifest, pool.parent / "s.parquet", ScoreConfig(by=("musiq",)), device="cpu")
+    found = {row["uri"]: row["musiq"] for row in pq.read_table(pool.parent / "s.parquet").to_pylist()}
+    missing = {uri for uri, value in found.items() if value is None}
+    assert {"soft/torn.png", "clean/007.png", "clean/009.png"} < missing
+    assert len(missing) < 12
+    said = capsys.readouterr().err
+    assert "musiq failed on some pictures: RuntimeError: no" in said
+    assert "of 29 pictures have no musiq" in said
+
+
+def test_parts_that_are_finished_are_not_done_again(
+    pool: Path, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "ROWS_PER_PART", 10)
+    undisturbed = run(pool, "musiq", "phash", out="u.parquet")
+    real, written = scoring.write_table, []
+
+    def stop_after_two(path: Path, table: pa.Table) -> None:
+        if path.stem == "scores-000002":
+            raise KeyboardInterrupt
+        written.append(path.name)
+        real(path, table)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "write_table", stop_after_two)
+        run(pool, "musiq", "phash")
+    monkeypatch.setattr(scoring, "scan", None)  # would fail
+    seen: list[str] = []
+    monkeypatch.setattr(scoring, "read_bytes", lambda uri, roots: seen.append(uri) or (pool / uri).read_bytes())
+    table = run(pool, "musiq", "phash")
+    assert written == ["records-000000.parquet", "scores-000000.parquet", "scores-000001.parquet"]
+    assert len(seen) == 28 - 20
+    assert table.equals(undisturbed)
+    assert not (pool.parent / "s.parquet.parts").exists()
+
+
+def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
+    pool: Path, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(pool, "musiq")
+    before = (pool.parent / "s.parquet").stat().st_mtime_ns
+    run(pool, "musiq")
+    assert (pool.parent / "s.parquet").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="--overwrite"):
+        run(pool, "cnniqa")
+    assert "cnniqa" in run(pool, "cnniqa", overwrite=True).column_names
+    assert json.loads(pq.read_schema(pool.parent / "s.parquet").metadata[b"ambient-scores"])["command"].startswith(
+        f"ambient score {pool} --by cnniqa"
+    )
+    assert read_scored(pool.parent / "s.parquet").roots == {"pool": str(pool)}
+
+
+def test_roots_may_have_moved(pool: Path) -> None:
+    manifest = manifest_of(pool)
+    shutil.move(pool, pool.parent / "moved")
+    table = run(manifest, "noise", roots={"pool": str(pool.parent / "moved")})
+    assert table["noise"].null_count == 1
+
+
+def test_near_duplicates_in_sql(pool: Path) -> None:
+    run(pool, "phash")
+    sql = "SELECT count(*) AS n FROM manifest WHERE status = 'ok' AND near_duplicate_of IS NULL"
+    assert query(pool.parent / "s.parquet", sql)["n"].to_pylist()[0] <= 28
+    table = pq.read_table(pool.parent / "s.parquet")
+    assert set(table["near_duplicate_of"].drop_null().to_pylist()) <= set(table["uri"].to_pylist())
+    assert table["phash"].null_count == 2
+
+
+def test_annotate_ranks_by_scores_of_a_table_and_keeps_them(pool: Path, fake: list[str]) -> None:
+    """Accepting anything: what is chosen is looked at, not what is learned."""
+    run(pool, "musiq", "cnniqa")
+    top = Top(share=0.4, by=("musiq",))
+    config = AnnotateConfig(
+        clean_top=top, scores=pool.parent / "s.parquet", steps=1, draws=1, accept_indistinguishable=True
+    )
+    out = annotate(pool, pool.parent / "m.parquet", config, device="cpu", reporter=Reporter(quiet=True))
+    found = [row for row in pq.read_table(out).to_pylist() if row["status"] == "ok"]
+    clean = {row["uri"] for row in found if row["role"] == "clean"}
+    brightest = sorted(found, key=lambda row: -row["musiq"])[: len(clean)]
+    assert 11 <= len(clean) <= 12  # of 28 pictures and a copy
+    assert clean == {row["uri"] for row in brightest}
+    assert all(row["cnniqa"] is not None for row in found)
+    assert fake == ["musiq", "cnniqa"]  # not asked again
+
+
+def test_annotate_measures_what_it_ranks_by(pool: Path, fake: list[str]) -> None:
+    config = AnnotateConfig(clean_top=Top(share=0.4, by=("musiq",)), steps=1, draws=1, accept_indistinguishable=True)
+    out = annotate(pool, pool.parent / "m.parquet", config, device="cpu", reporter=Reporter(quiet=True))
+    assert pq.read_table(out)["musiq"].null_count == 1
+    assert fake == ["musiq"]
+
+
+def test_scores_of_other_pictures(pool: Path) -> None:
+    table = run(pool)
+    manifest = manifest_of(pool)
+    with pytest.raises(UserError, match="scores of other pictures"):
+        join_scores(table, manifest)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"by": ("sharpnes",)}, "there is no measure 'sharpnes'"),
+        ({"by": ("noise",), "weights": {"musiq": "f"}}, "--by does not name this measure"),
+        ({"by": ("fid",)}, "there is no measure 'fid'"),
+    ],
+)
+def test_bad_configurations(config: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        ScoreConfig(**config)
+    assert ScoreConfig(by=("clipiqa_64",), weights={"clipiqa": "f"}).clip == ClipConfig()
+
+
+def test_bad_targets_are_one_line(pool: Path) -> None:
+    (pool.parent / "text.parquet").write_text("text")
+    pq.write_table(pa.table({"a": [1]}), pool.parent / "plain.parquet")
+    (pool.parent / "empty").mkdir()
+    for name, words in {
+        "nowhere": "there is no pool or manifest",
+        "none.parquet": "there is no manifest at",
+        "text.parquet": "not a readable Parquet",
+        "plain.parquet": "neither a manifest nor a table of scores",
+        "empty": "there is no picture",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            run(pool.parent / name, "noise")
+    with pytest.raises(UserError, match="--by names the scores to add"):
+        run(manifest_of(pool))
