@@ -1,6 +1,6 @@
 """p_clean(sigma) = E_z[c(w_0 + sigma z, sigma)] of pictures on a grid of levels (arXiv 2506.10038, section 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,19 @@ class Curves:
     mean: Array
     variance: Array
     count: Array
+
+
+def _by_level(levels: Tensor | None, num: int, size: int, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Each level that is wanted, the pictures that want it, and the column where: what depends on the level alone is
+    computed once for all of them."""
+    every = torch.arange(num, device=device)
+    for level in range(size):
+        if levels is None:
+            rows, columns = every, torch.full_like(every, level)
+        else:
+            rows, columns = (levels == level).nonzero(as_tuple=True)
+        if len(rows):
+            yield level, rows, columns
 
 
 @torch.inference_mode()
@@ -53,25 +66,22 @@ def p_clean(
     batch: network evaluations at a time. Returns (N, K, draws) float32 in (0, 1), on the pictures' device.
     """
     num, device = len(pictures), pictures.device
-    everywhere = torch.arange(len(grid), device=device)
     out = torch.empty(num, len(grid) if levels is None else levels.shape[1], draws, device=device)
     step, pairs = max(1, batch // draws), -(-draws // 2)
     pair = torch.arange(first // 2, first // 2 + pairs, device=device)
-    for start in range(0, num, step):
-        x0, keys = pictures[start : start + step, None, None], names[start : start + step].repeat_interleave(pairs)
-        told = () if groups is None else (groups[start : start + step].repeat_interleave(draws),)
-        for k in range(out.shape[1]):
-            # One level for all keeps stride 0, which tells the classifier so.
-            level = everywhere[k].expand(len(x0)) if levels is None else levels[start : start + step, k]
-            index = ((level << _PAIR_BITS)[:, None] + pair).flatten()
+    for level, rows, columns in _by_level(levels, num, len(grid), device):
+        for some, at in zip(torch.split(rows, step), torch.split(columns, step), strict=True):
+            x0, keys = pictures[some, None, None], names[some].repeat_interleave(pairs)
+            told = () if groups is None else (groups[some].repeat_interleave(draws),)
+            index = ((level << _PAIR_BITS) + pair).repeat(len(some))
             z = normals(keys, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=index)
-            noise = z.view(len(x0), pairs, 1, *pictures.shape[1:]) * grid[level].view(-1, 1, 1, 1, 1, 1)
+            noise = z.view(len(x0), pairs, 1, *pictures.shape[1:]) * grid[level]
             signed = noise.new_empty(len(x0), pairs, 2, *pictures.shape[1:])
             torch.add(x0, noise, out=signed[:, :, :1])
             torch.sub(x0, noise, out=signed[:, :, 1:])
             x = signed.flatten(1, 2)[:, :draws].flatten(0, 1)
-            sigma = grid[k].expand(len(x)) if levels is None else grid[level].repeat_interleave(draws)
-            out[start : start + step, k] = torch.sigmoid(classifier(x, sigma, *told).float()).view(len(x0), draws)
+            sigma = grid[level].expand(len(x))  # one level for all keeps stride 0, which tells the classifier so
+            out[some, at] = torch.sigmoid(classifier(x, sigma, *told).float()).view(len(x0), draws)
     return out
 
 
