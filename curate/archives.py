@@ -74,7 +74,7 @@ class Index:
     def _row(self, name: str) -> int | None:
         """Of members with one name, the last."""
         wanted = _hash(name)
-        row = int(np.searchsorted(self.hashes, wanted, side="right")) - 1
+        row = int(self.hashes.searchsorted(wanted, side="right")) - 1
         return row if row >= 0 and self.hashes[row] == wanted else None
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import overload
 
@@ -55,7 +55,8 @@ class Candidates(Sequence[Candidate]):
         """Of candidates that share a uri, those that cannot be read are given a number."""
         batches, rest = [], iter(found)
         while batch := list(islice(rest, _BATCH)):
-            batches.append(pa.RecordBatch.from_pylist([asdict(candidate) for candidate in batch], schema=_SCHEMA))
+            columns = {name: [getattr(candidate, name) for candidate in batch] for name in _SCHEMA.names}
+            batches.append(pa.RecordBatch.from_pydict(columns, schema=_SCHEMA))
         table = _numbered(pa.Table.from_batches(batches, schema=_SCHEMA)).unify_dictionaries()
         return cls(table.take(pc.sort_indices(table["uri"])).combine_chunks())
 

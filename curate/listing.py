@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 from ..schemas.errors import UserError
 from .archives import index_of, members, read_member
@@ -170,14 +169,15 @@ def _list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Ent
     except Exception as error:
         raise _Unreadable(error) from error
     labels, first_dot = _labels(partial(read_member, archive, LABELS_FILE)), archive.lower().endswith(".tar")
+    any_beside = any(_extension(name) in EXTENSIONS for name in listed.names)
     for number, name in enumerate(listed.names):
-        if any(_is_hidden(part) for part in PurePosixPath(name).parts):
+        if any(map(_is_hidden, name.split("/"))):
             continue
-        unseen = name not in index and _extension(name) not in EXTENSIONS
+        unseen = number in listed.problems and name not in index and _extension(name) not in EXTENSIONS
         if not unseen and not _looks_like_picture(name, partial(read_member, archive, name, _START)):
             others[readable(_extension(name))] += 1
             continue
-        beside = find_beside(name, index.__contains__, first_dot=first_dot)
+        beside = find_beside(name, index.__contains__, first_dot=first_dot) if any_beside else ""
         _uncount(beside, others)
         where, inside = (path, name) if path else (name, None)
         refused = listed.problems.get(number)
@@ -188,7 +188,7 @@ def _list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Ent
 
 def readable(name: str) -> str:
     """A name without the bytes that are not valid UTF-8: each is written as ``\\xNN``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _packed_tar(path: str) -> Entry:
@@ -251,8 +251,9 @@ def _is_picture(path: str, child: os.DirEntry[str], others: Counter[str]) -> boo
 
 
 def _extension(path: str) -> str:
-    """Lower case, without the dot."""
-    return PurePosixPath(path).suffix[1:].lower()
+    """Lower case, without the dot; of a name that begins with its only dot, none."""
+    stem, dot, extension = path.rpartition("/")[2].rpartition(".")
+    return extension.lower() if dot and stem.strip(".") else ""
 
 
 def _starts_like_picture(read: Callable[[], bytes]) -> bool:
