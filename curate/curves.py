@@ -14,6 +14,7 @@ Classifier = Callable[..., Tensor]
 """(x (N, C, H, W) float, sigma (N,)) -> (N,) logits of "clean"; group (N,) int64 comes third where there are groups."""
 
 _PAIR_BITS = 14  # a stream's index is level * 2^14 + pair of draws
+_GPU_VALUES = 1 << 26  # of noisy pictures at a time
 _WINDOWS = (16, 8)  # levels around the crossing that get further draws, round by round
 
 
@@ -40,6 +41,11 @@ def _by_level(levels: Tensor | None, num: int, size: int, device: torch.device) 
             yield level, rows, columns
 
 
+def _batch(pictures: Tensor) -> int:
+    """Network evaluations at a time: on a CPU what stays in its cache, on a GPU what fills it."""
+    return 256 if pictures.device.type == "cpu" else max(256, _GPU_VALUES // pictures[0].numel())
+
+
 @torch.inference_mode()
 def p_clean(
     classifier: Classifier,
@@ -52,7 +58,7 @@ def p_clean(
     draws: int,
     first: int = 0,
     seed: int = 0,
-    batch: int = 256,
+    batch: int | None = None,
 ) -> Tensor:
     """Probability of "clean" for every picture, noise level and draw.
 
@@ -63,11 +69,12 @@ def p_clean(
     pictures: (N, C, H, W) float in [-1, 1]; names: (N,) int64 from ``names_of``; grid: (L,) noise levels.
     groups: (N,) int64, what the classifier is told, if anything. levels: (N, K) int64 indices into the grid, all levels
     when left out. draws: how many, numbered from `first`, which is even.
-    batch: network evaluations at a time. Returns (N, K, draws) float32 in (0, 1), on the pictures' device.
+    batch: network evaluations at a time; when left out, what suits the device.
+    Returns (N, K, draws) float32 in (0, 1), on the pictures' device.
     """
     num, device = len(pictures), pictures.device
     out = torch.empty(num, len(grid) if levels is None else levels.shape[1], draws, device=device)
-    step, pairs = max(1, batch // draws), -(-draws // 2)
+    step, pairs = max(1, (batch or _batch(pictures)) // draws), -(-draws // 2)
     pair = torch.arange(first // 2, first // 2 + pairs, device=device)
     for level, rows, columns in _by_level(levels, num, len(grid), device):
         for some, at in zip(torch.split(rows, step), torch.split(columns, step), strict=True):

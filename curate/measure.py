@@ -18,7 +18,8 @@ from .run import Run
 from .threshold import sigma_grid
 
 CURVES_PER_PART = 512
-_CHUNK = 64  # pictures annotated at a time: fixed, so that a picture's batch never depends on where a run stopped
+# Pictures annotated at a time: fixed, so that a picture's batch never depends on where a run stopped.
+_CHUNK = {"cpu": 64, "cuda": CURVES_PER_PART}
 _CURVES = ("mean", "variance", "count")
 
 
@@ -38,7 +39,7 @@ def _part(part: pa.Table, rows: Rows, classifier: CrossFitted, space: Space, run
     """Columns row, p_clean, draws, variance and problem (of a picture that is gone)."""
     ids, sources, problems, found = part["id"].to_pylist(), words(part, "source"), [], []
     pictures = load_many(part["uri"].to_pylist(), space, run.roots, workers=run.workers)
-    while chunk := list(islice(pictures, _CHUNK)):
+    while chunk := list(islice(pictures, _CHUNK[run.device.type])):
         problems += [p.reason if isinstance(p, Unusable) else None for _, p in chunk]
         good = [(ids[i], sources[i], p) for i, p in chunk if not isinstance(p, Unusable)]
         if good:

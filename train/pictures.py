@@ -105,9 +105,10 @@ def open_pictures(
 def with_pictures(stream: Iterator[Batch], pictures: Pictures, device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch with its pictures w_0, (B, C, R, R) float32 in the units of the space, on the device.
 
-    Pictures that are not on the device are gathered ahead, while the steps before run.
+    Pictures that are not on the device are gathered ahead, while the steps before run; those that are stored there are
+    not, for on a CPU a second thread of PyTorch's would be in the way of the first.
     """
-    if pictures.device.type == "cuda":
+    if isinstance(pictures, Stored) and pictures.device.type == device.type:
         for batch in stream:
             yield batch, _unit(pictures.gather(batch.rows))
         return
