@@ -53,6 +53,7 @@ function compare(a, b, down) { // what is missing comes last, either way
 
 function head() {
   const others = totals.ok - totals.clean, [low, median, high] = totals.quantiles || [];
+  document.body.classList.toggle("coarse", metadata.space.resolution <= 64); // larger ones are shown smaller in the cards
   document.title = `${visible(data.name)} – ambient report`;
   $("name").append(name(data.name));
   $("about").append(`${data.space} · written ${data.written} · `, name(data.roots.map((r) => r.path).join(", ")));
