@@ -7,44 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...schemas.errors import UserError
+from .layout import Sizes
 
 _HEAD_CHANNELS = 64
 _GROUP_CHANNELS = 8  # GroupNorm: at least so many channels to a group, and at most 32 groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UNetConfig:
-    """Size of a U-Net.
-
-    channels: width at full resolution. multipliers: width of each level relative to that; each level halves H and W.
-    blocks: residual blocks per level. attention_resolutions: sides at which blocks attend, beside the lowest level,
-    which always does. dropout: probability, in every residual block.
-    """
+class UNetConfig(Sizes):
+    """Sizes of a compact U-Net; blocks also attend at the lowest level, always."""
 
     channels: int = 64
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
     attention_resolutions: tuple[int, ...] = ()
     dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.channels < 8 or self.channels % 8:
-            raise UserError(f"network.channels must be a multiple of 8, not {self.channels}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise UserError(f"network.multipliers must be one or more numbers >= 1, not {list(self.multipliers)}")
-        if self.blocks < 1:
-            raise UserError(f"network.blocks must be at least 1, not {self.blocks}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}")
-
-    def check_resolution(self, resolution: int) -> None:
-        """Raise UserError where pictures of this side cannot be halved once per level."""
-        if resolution % (factor := 2 ** (len(self.multipliers) - 1)):
-            raise UserError(
-                f"network.multipliers has {len(self.multipliers)} levels, so the resolution must be "
-                f"divisible by {factor}, and {resolution} is not: use fewer levels"
-            )
 
 
 class UNet(nn.Module):
