@@ -4,6 +4,7 @@ Heavy imports live inside the commands, so that ``ambient --help`` answers at on
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ app = typer.Typer(
 )
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(help="Threads that decode pictures.", min=0)]
+_CORES = min(32, os.cpu_count() or 1)
+Workers = Annotated[int, typer.Option(help="Threads or processes that read pictures.", min=0)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Per = Literal["picture", "source"]
@@ -60,7 +62,7 @@ def annotate(
     steps: Annotated[int, typer.Option(help="Optimiser steps of the classifier.")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
-    workers: Workers = 4,
+    workers: Workers = _CORES,
     accept_indistinguishable: Annotated[
         bool, typer.Option("--accept-indistinguishable", help="Go on when clean and other pictures look the same.")
     ] = False,
@@ -170,7 +172,7 @@ def score(
     weights: Annotated[list[str] | None, typer.Option(help="measure=FILE: a local copy of its weights.")] = None,
     root: Root = None,
     device: Device = "auto",
-    workers: Workers = 4,
+    workers: Workers = _CORES,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run's table.")] = False,
 ) -> None:
     """Measure the quality of every picture: one column per measure, to ask about, to rank by, to filter with.
@@ -281,7 +283,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, such as lr=1e-3; repeatable.")] = None,
     root: Root = None,
     device: Device = "auto",
-    workers: Workers = 4,
+    workers: Workers = _CORES,
     dry_run: DryRun = False,
 ) -> None:
     """Train a diffusion model that uses every picture at the noise levels where it can be trusted, and only there.
@@ -363,7 +365,7 @@ def corrupt(
     ] = None,
     fraction: Annotated[float, typer.Option(help="Share of the pictures to damage.", min=0.0, max=1.0)] = 0.9,
     seed: Seed = 0,
-    workers: Workers = 4,
+    workers: Workers = _CORES,
 ) -> None:
     """Damage a share of a pool on purpose, and write down what was done to which picture (corruption.parquet).
 

@@ -24,7 +24,7 @@ from .columns import Rows, matrix
 from .columns import is_ as _is
 from .crossfit import CrossFitted
 from .decide import Rule, settle
-from .device import choose_device
+from .device import choose_device, fast_matmul
 from .learn import CLASSIFIER, trained
 from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest
 from .measure import measure
@@ -128,7 +128,7 @@ def annotate(
         sweep(out, identity)
         return out
     work_id = digest([identity, before.metadata.fingerprint, before.fresh.candidates.digest()]) if before else identity
-    with Work(out, work_id) as work:
+    with Work(out, work_id) as work, fast_matmul(place):
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
         run = _Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def corrupt(
     tasks = _plan(records, roots, list(corruptions), fraction, seed)
     try:
         _claim(out, records, corruptions, fraction, seed)
-        rows = steps.count(map_in_order(lambda task: _write(task, out, roots, seed), tasks, workers=workers))
+        write = partial(_write, out=out, roots=roots, seed=seed)
+        rows = steps.count(map_in_order(write, tasks, workers=workers, processes=True))
         table = pa.Table.from_pylist(list(rows), schema=TABLE)
         _replace(out / TABLE_NAME, lambda path: pq.write_table(table, path))
     except OSError as error:

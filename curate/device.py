@@ -1,4 +1,7 @@
-"""Which device the heavy work runs on."""
+"""Which device the heavy work runs on, and how."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +21,15 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device {name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+@contextmanager
+def fast_matmul(device: torch.device) -> Iterator[None]:
+    """On CUDA, products of float32 matrices by tensor cores (TF32, 10 bits of mantissa) while this lasts."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -2,12 +2,11 @@
 
 import errno
 import io
-import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..schemas.space import Space
-from .parallel import map_in_order
+from .parallel import exclusive, map_in_order
+from .remote import is_remote
 from .uris import Roots, read_bytes
 
 U8 = npt.NDArray[np.uint8]
@@ -26,18 +26,8 @@ MAX_PIXELS = 2**27
 MIN_SIDE = 8
 MAX_SCANS = 100  # of a progressive JPEG, each as much work as the whole picture; encoders make about ten
 
-_LARGE = 2**24  # pixels: of larger pictures one is decoded at a time, so that threads do not add up their memory
+_LARGE = 2**24  # pixels: of larger pictures one is decoded at a time, so that workers do not add up their memory
 _STRIP = 2**18  # pixels that are converted at a time
-_large = threading.Lock()
-
-
-def _forget_lock() -> None:
-    """A forked process may have been made while another thread held the lock."""
-    global _large
-    _large = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_lock)
 
 # TGA has no magic number, so it comes last. Formats that run other programs or are mere stubs are left out.
 _COMMON_FORMATS = ["JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000"]
@@ -66,6 +56,10 @@ class Unusable(Exception):  # noqa: N818 (it describes the picture, not a fault 
         self.height: int | None
         self.width, self.height = size or (None, None)
         self.format = form
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        size = None if self.width is None or self.height is None else (self.width, self.height)
+        return partial(Unusable, size=size, form=self.format), (self.status, self.reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +94,7 @@ def decode(data: bytes) -> Picture:
             _check_size(image.size, form)
             if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
                 raise Unusable("unreadable", f"a JPEG of more than {MAX_SCANS} scans", size=image.size, form=form)
-            with _large if image.width * image.height > _LARGE else nullcontext():
+            with exclusive() if image.width * image.height > _LARGE else nullcontext():
                 image.load()
                 return Picture(pixels=_upright(_to_rgb(image), image), format=form)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -139,17 +133,18 @@ def load(uri: str, space: Space, roots: Roots) -> U8:
 def load_many(uris: Sequence[str], space: Space, roots: Roots, *, workers: int) -> Iterator[tuple[int, U8 | Unusable]]:
     """(index, pixels (C, R, R) uint8 or why there are none) of each uri, in order.
 
-    workers: threads that read and decode ahead within a bounded window; 0 does it in this thread. The results do not
-    depend on it.
+    workers: threads, or processes for many pictures, that read and decode ahead within a bounded window; 0 does it in
+    this thread. The results do not depend on it.
     """
+    look = partial(_load_or_reason, space=space, roots=roots)
+    yield from enumerate(map_in_order(look, uris, workers=workers, processes=not any(map(is_remote, roots.values()))))
 
-    def load_or_reason(uri: str) -> U8 | Unusable:
-        try:
-            return load(uri, space, roots)
-        except Unusable as error:
-            return error.with_traceback(None)
 
-    yield from enumerate(map_in_order(load_or_reason, uris, workers=workers))
+def _load_or_reason(uri: str, space: Space, roots: Roots) -> U8 | Unusable:
+    try:
+        return load(uri, space, roots)
+    except Unusable as error:
+        return error.with_traceback(None)
 
 
 def unusable(error: Exception) -> Unusable:

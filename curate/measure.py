@@ -1,5 +1,8 @@
 """The stage that measures p_clean curves, part by part, each picture by the classifier that has not seen it."""
 
+import math
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -15,38 +18,53 @@ from .manifest import write_table
 from .noise import names_of
 from .reporter import Advance
 from .run import Run
-from .threshold import sigma_grid
+from .threshold import NUM_LEVELS, sigma_grid
 
-CURVES_PER_PART = 512
-# Pictures annotated at a time: fixed, so that a picture's batch never depends on where a run stopped.
-_CHUNK = {"cpu": 64, "cuda": CURVES_PER_PART}
+# Pictures in a part that is kept, and pictures annotated at a time: fixed, so that a picture's batch never depends on
+# where a run stopped. A GPU does thousands a second, and needs thousands at a time.
+PER_PART = {"cpu": 512, "cuda": 4096}
+_CHUNK_VALUES = {"cpu": 64 * 3 * 32**2, "cuda": 1 << 24}
+_WORTH_COMPILING = 20_000_000  # network evaluations
 _CURVES = ("mean", "variance", "count")
 
 
 def measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run) -> None:
     """Write p_clean of every usable row, in parts that are kept."""
-    ok = np.flatnonzero(is_(records, "status", "ok"))
+    ok, size = np.flatnonzero(is_(records, "status", "ok")), PER_PART[run.device.type]
+    compiled = run.device.type == "cuda" and len(ok) * NUM_LEVELS * run.config.draws >= _WORTH_COMPILING
+    find_curves = partial(cross_search, classifier, run=run, compiled=compiled)
     with run.reporter.track("annotating", len(ok)) as advance:
-        for number, start in enumerate(range(0, len(ok), CURVES_PER_PART)):
-            path, rows = run.work.part("curves", number), ok[start : start + CURVES_PER_PART]
+        for number, start in enumerate(range(0, len(ok), size)):
+            path, rows = run.work.part(f"curves-{size}", number), ok[start : start + size]
             if path.exists():
                 advance(len(rows))
             else:
-                write_table(path, _part(records.take(pa.array(rows)), rows, classifier, space, run, advance))
+                write_table(
+                    path, _part(records.take(pa.array(rows)), rows, find_curves, classifier, space, run, advance)
+                )
 
 
-def _part(part: pa.Table, rows: Rows, classifier: CrossFitted, space: Space, run: Run, advance: Advance) -> pa.Table:
+def _part(
+    part: pa.Table,
+    rows: Rows,
+    find_curves: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Curves],
+    classifier: CrossFitted,
+    space: Space,
+    run: Run,
+    advance: Advance,
+) -> pa.Table:
     """Columns row, p_clean, draws, variance and problem (of a picture that is gone)."""
     ids, sources, problems, found = part["id"].to_pylist(), words(part, "source"), [], []
     pictures = load_many(part["uri"].to_pylist(), space, run.roots, workers=run.workers)
-    while chunk := list(islice(pictures, _CHUNK[run.device.type])):
+    chunk_size = max(1, _CHUNK_VALUES[run.device.type] // math.prod(space.shape))
+    while chunk := list(islice(pictures, chunk_size)):
         problems += [p.reason if isinstance(p, Unusable) else None for _, p in chunk]
         good = [(ids[i], sources[i], p) for i, p in chunk if not isinstance(p, Unusable)]
         if good:
             x = to_unit(torch.from_numpy(np.stack([p for _, _, p in good])).to(run.device))
             names = names_of([content_id for content_id, _, _ in good], run.device)
             told = torch.tensor([classifier.group_of(source) for _, source, _ in good], device=run.device)
-            found.append(cross_search(classifier, x, names, told, run))
+            found.append(find_curves(x, names, told))
         advance(len(chunk))
     usable = np.array([problem is None for problem in problems])
     none = np.zeros((0, len(sigma_grid())))
@@ -62,7 +80,9 @@ def _part(part: pa.Table, rows: Rows, classifier: CrossFitted, space: Space, run
     )
 
 
-def cross_search(classifier: CrossFitted, x: torch.Tensor, names: torch.Tensor, told: torch.Tensor, run: Run) -> Curves:
+def cross_search(
+    classifier: CrossFitted, x: torch.Tensor, names: torch.Tensor, told: torch.Tensor, *, run: Run, compiled: bool
+) -> Curves:
     """Curves of pictures, each by the member that was trained without it. Arguments as ``search``; told: groups."""
     grid, config = sigma_grid(), run.config
     out = {name: np.zeros((len(x), len(grid))) for name in _CURVES}
@@ -79,6 +99,7 @@ def cross_search(classifier: CrossFitted, x: torch.Tensor, names: torch.Tensor, 
                 draws=config.draws,
                 tau=0.5 - config.epsilon,
                 seed=config.seed,
+                compiled=compiled,
             )
             for name, values in out.items():
                 values[mine.cpu().numpy()] = getattr(curves, name)

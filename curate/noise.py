@@ -68,7 +68,8 @@ def words(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int 
 
 def _blocks(names: Tensor, blocks: int, *, seed: int, purpose: Purpose, index: int | Tensor) -> list[Tensor]:
     """The four words of each name's first blocks, each (N, blocks) or what broadcasts to it."""
-    block = torch.arange(blocks, device=names.device, dtype=torch.int64)[None, :]
+    # The mask changes nothing, but keeps torch.compile from folding the counter into 32-bit index arithmetic.
+    block = torch.arange(blocks, device=names.device, dtype=torch.int64)[None, :] & _MASK
     stream = torch.as_tensor(index, device=names.device, dtype=torch.int64).reshape(-1, 1) | (int(purpose) << 28)
     low, high = names[:, None] & _MASK, (names[:, None] >> 32) & _MASK
     return philox4x32((block, stream, low, high), (seed & _MASK, (seed >> 32) & _MASK))

@@ -1,33 +1,118 @@
-"""Work done ahead of time by threads, handed over in order."""
+"""Work done ahead of time by threads or processes, handed over in order.
 
+Threads share the interpreter, which small pictures keep busy: sixteen of them read 32x32 pictures half as fast as one.
+So where there is much to do, processes do it. They are started once, by a server that has not seen this process's
+threads or GPU (start method "forkserver"), and end with it, however it ends.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from functools import cache
 from itertools import islice
-from typing import TypeVar
+from multiprocessing.connection import wait
+from operator import length_hint
+from typing import Any, TypeVar
+
+from ..schemas.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 4  # items under way per thread: enough to ride out a large picture, few enough to bound memory
+_AHEAD = 4  # tasks under way per worker: enough to ride out a large picture, few enough to bound memory
+_MANY, _PER_TASK = 2048, 16  # items that are worth starting processes for; and items that travel together
+
+_exclusive: AbstractContextManager[Any] = threading.Lock()
 
 
-def map_in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
+def _forget_lock() -> None:
+    """A forked process may have been made while another thread held the lock."""
+    global _exclusive
+    _exclusive = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
+
+
+def exclusive() -> AbstractContextManager[Any]:
+    """A lock that all workers share, threads or processes: for what takes so much memory that one at a time must do."""
+    return _exclusive
+
+
+def map_in_order(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int, processes: bool = False
+) -> Iterator[R]:
     """``map(function, items)`` with ``workers`` threads working ahead within a bounded window; 0 works in this thread.
 
     The results do not depend on ``workers``. What function raises is raised here, in its turn. Closing the iterator
-    early waits only for the items already begun.
+    early waits only for the work already begun.
+    processes: function, items and results can be pickled, so that processes may do it where the items are many. A
+    script that is not the command line must then have its ``if __name__ == "__main__"``.
     """
     if workers <= 0:
         yield from map(function, items)
-        return
+    elif processes and workers > 1 and length_hint(items) >= _MANY:
+        rest = iter(items)
+        tasks = iter(lambda: list(islice(rest, _PER_TASK)), [])
+        try:
+            for results in _in_order(_started(workers), _Each(function), tasks, workers * _AHEAD):
+                yield from results
+        except BrokenProcessPool as error:
+            _started.cache_clear()
+            raise UserError(
+                "a process that reads pictures was killed, perhaps for memory: try fewer workers"
+            ) from error
+    else:
+        with ThreadPoolExecutor(workers, thread_name_prefix="ambient") as threads:
+            yield from _in_order(threads, function, items, workers * _AHEAD)
+
+
+def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
     rest = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ambient")
+    under_way: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(rest, ahead))
     try:
-        ahead: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(rest, workers * _AHEAD))
-        while ahead:
-            result = ahead.popleft().result()
-            ahead.extend(pool.submit(function, item) for item in islice(rest, 1))
+        while under_way:
+            result = under_way.popleft().result()
+            under_way.extend(pool.submit(function, item) for item in islice(rest, 1))
             yield result
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in under_way:
+            future.cancel()
+
+
+class _Each:
+    """The function for each item of a task."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, items: list[Any]) -> list[Any]:
+        return [self.function(item) for item in items]
+
+
+@cache
+def _started(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.pool"])
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(context.Lock(),))
+
+
+def _begin(lock: Any) -> None:
+    """In a new process: leave interrupts to the parent, and end when it does."""
+    global _exclusive
+    _exclusive = lock
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,9 +55,10 @@ def scan(found: Found, roots: Roots, *, workers: int) -> Iterator[Record]:
 
     Each file is read once. A picture that cannot be used has a status and a reason; id (BLAKE2b-128 of the encoded
     bytes, in hex) is None only where no bytes could be read. Every role is ``pool``.
-    workers: threads, see map_in_order.
+    workers: threads or processes, see map_in_order.
     """
-    return map_in_order(lambda candidate: _record(candidate, roots), found.candidates, workers=workers)
+    local = not any(map(is_remote, roots.values()))
+    return map_in_order(partial(_record, roots=roots), found.candidates, workers=workers, processes=local)
 
 
 def to_table(records: Iterable[Record]) -> pa.Table:

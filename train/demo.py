@@ -1,5 +1,6 @@
 """The whole idea on real photographs: cut, corrupt, annotate, ask, train, sample."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
 
     reporter.say("3. ambient annotate: from which noise level on is each of them as good as a clean one?")
     config = AnnotateConfig(clean=pool / "clean", steps=3000 if cuda else 400, draws=32 if cuda else 4)
-    annotate(pool, manifest, config, device=device, workers=4, reporter=reporter)
+    annotate(pool, manifest, config, device=device, workers=os.cpu_count() or 1, reporter=reporter)
     print_table(query(manifest, TABLE))
     levels = show_levels(manifest, pool, photographs, out / "levels.png")
     page = write_report(manifest, out / "report.html", reporter=reporter)
@@ -80,7 +81,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     num_images = round(minutes * _IMAGES_PER_MINUTE[place.type])
     preset = load_preset("small" if cuda else "smoke")
     length = replace(preset, num_images=num_images, sample_images=max(num_images // 4, 1))
-    train(manifest, run, length, device=device, workers=4, report=spoken(reporter))
+    train(manifest, run, length, device=device, workers=os.cpu_count() or 1, report=spoken(reporter))
     samples = generate(run, out / "samples", range(64), device=device)
 
     reporter.say("What to look at:")
@@ -97,7 +98,7 @@ def cut(out: Path) -> int:
 
     JPEG photographs are used at half size only, so that their own compression is gone; flat tiles are left out.
     """
-    folder = _photograph_folder()
+    folder = photograph_folder()
     count = 0
     for name in PHOTOGRAPHS:
         path = next(folder.glob(f"{name}.*"), None)
@@ -140,7 +141,7 @@ def show_levels(manifest: Path, pool: Path, photographs: Path, path: Path) -> Pa
     return path
 
 
-def _photograph_folder() -> Path:
+def photograph_folder() -> Path:
     import skimage
 
     return Path(skimage.__file__).parent / "data"

@@ -31,7 +31,7 @@ import sys, time
 import ambient.curate.measure as measuring
 import ambient.curate.scoring as scoring
 from ambient.cli import main
-measuring.CURVES_PER_PART = 32
+measuring.PER_PART["cpu"] = 32
 last, real = sys.argv.pop(1), scoring.write_table
 def write_then_wait(path, table):
     real(path, table)
@@ -66,7 +66,7 @@ def config_of(pool: Path, **changes: object) -> AnnotateConfig:
 def manifest(pool: Path) -> Path:
     """Of an undisturbed run."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(measure, "CURVES_PER_PART", 32)
+    patch.setitem(measure.PER_PART, "cpu", 32)
     path = pool.parent / "manifest.parquet"
     annotate(pool, path, config_of(pool), device="cpu", reporter=Reporter(quiet=True))
     patch.undo()
@@ -153,7 +153,7 @@ def test_killed_at_each_stage_and_started_again_ends_with_the_same_bytes(
         return subprocess.Popen([sys.executable, "-c", SLOW_PARTS, *arguments], stderr=subprocess.PIPE, text=True)
 
     parts = manifest.with_name("manifest.parquet.parts")
-    for stage in ("records-000000", "curves-000001"):
+    for stage in ("records-000000", "curves-32-000001"):
         with start(stage) as victim:
             until = time.monotonic() + 120
             while not (parts / f"{stage}.parquet").exists():
@@ -164,7 +164,7 @@ def test_killed_at_each_stage_and_started_again_ends_with_the_same_bytes(
         assert victim.returncode == -signal.SIGKILL
         assert not manifest.exists()
     done = {path.name: path.stat().st_mtime_ns for path in parts.iterdir() if path.suffix == ".parquet"}
-    assert sorted(done) == ["curves-000000.parquet", "curves-000001.parquet", "records-000000.parquet"]
+    assert sorted(done) == ["curves-32-000000.parquet", "curves-32-000001.parquet", "records-000000.parquet"]
     with start("-") as again:
         _, messages = again.communicate(timeout=120)
     assert again.returncode == 0, messages

@@ -101,7 +101,7 @@ def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
 def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub()
     monkeypatch.setattr(scoring, "RECORDS_PER_PART", 10)
-    monkeypatch.setattr(measure, "CURVES_PER_PART", 10)
+    monkeypatch.setitem(measure.PER_PART, "cpu", 10)
     real, seen = measure.cross_search, []
 
     def fail_at_the_second(*arguments: object, **options: object) -> Curves:

@@ -207,11 +207,11 @@ def test_an_interrupted_run_is_finished(pool, tmp_path, monkeypatch):
     whole = corrupt(pool, tmp_path / "whole", corruptions=ALL)
     real, calls = corrupt_module._write, []
 
-    def stop(task, *arguments):
+    def stop(task, **options):
         calls.append(task)
         if len(calls) > 25:
             raise KeyboardInterrupt
-        return real(task, *arguments)
+        return real(task, **options)
 
     monkeypatch.setattr(corrupt_module, "_write", stop)
     out = tmp_path / "out"

@@ -209,7 +209,7 @@ def test_load_many_keeps_few_pictures_ahead_and_leaves_no_thread(monkeypatch):
 
     monkeypatch.setattr(images, "load", slow)
     threads = threading.active_count()
-    iterator = load_many([str(i) for i in range(10_000)], Space(resolution=8), {}, workers=2)
+    iterator = load_many([str(i) for i in range(2_000)], Space(resolution=8), {}, workers=2)
     for _ in range(5):
         next(iterator)
     time.sleep(0.2)

@@ -29,8 +29,9 @@ import torch
 torch.set_num_threads(1)
 import torch._dynamo
 import ambient.curate.annotate as stages
+from ambient.curate import measure, scoring
 from ambient.curate.reporter import Reporter
-stages.RECORDS_PER_PART = stages.CURVES_PER_PART = 8
+scoring.RECORDS_PER_PART = measure.PER_PART["cpu"] = 8
 pool, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = stages.AnnotateConfig(clean=pool / "clean", steps=3, draws=1, resolution=8, accept_indistinguishable=True)
 for line in sys.stdin:

@@ -1,0 +1,113 @@
+"""Workers change how fast things are done, never what is done."""
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from ambient.curate import parallel
+from ambient.curate.images import Unusable, load_many
+from ambient.curate.parallel import map_in_order
+from ambient.schemas.errors import UserError
+from ambient.schemas.space import Space
+from PIL import Image
+
+MANY = 3000
+
+
+reciprocal = partial(operator.truediv, 1)  # processes need functions that they can import
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(0, False), (0, True), (1, True), (3, False), (2, True)])
+def test_results_and_order(workers: int, processes: bool) -> None:
+    items = range(1, MANY)
+    found = list(map_in_order(reciprocal, items, workers=workers, processes=processes))
+    assert found == [1 / item for item in items]
+
+
+def test_many_items_are_shared_out_to_processes_and_few_are_not() -> None:
+    many = set(map_in_order(operator.call, [os.getpid] * MANY, workers=2, processes=True))
+    assert os.getpid() not in many
+    assert set(map_in_order(operator.call, [os.getpid] * 10, workers=2, processes=True)) == {os.getpid()}
+
+
+def test_a_process_that_dies_is_an_error_and_the_next_work_goes_on() -> None:
+    with pytest.raises(UserError, match="killed"):
+        list(map_in_order(operator.call, [partial(os._exit, 1)] * MANY, workers=2, processes=True))
+    assert len(list(map_in_order(operator.call, [os.getpid] * MANY, workers=2, processes=True))) == MANY
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_what_is_raised_arrives_in_its_turn(processes: bool) -> None:
+    results = map_in_order(reciprocal, [*range(1, MANY), 0, *range(1, 50)], workers=2, processes=processes)
+    before = 0
+    with pytest.raises(ZeroDivisionError):
+        for _ in results:
+            before += 1
+    assert MANY - 1 - parallel._PER_TASK <= before <= MANY - 1
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_closing_early_leaves_the_workers_ready(processes: bool) -> None:
+    results = map_in_order(reciprocal, range(1, MANY), workers=2, processes=processes)
+    assert next(results) == 1.0
+    results.close()
+    assert next(map_in_order(reciprocal, range(1, MANY), workers=2, processes=processes)) == 1.0
+
+
+def test_pictures_and_reasons_survive_the_way_between_processes(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 12), (200, 10, 30)).save(tmp_path / "good.png")
+    Image.new("RGB", (16, 4)).save(tmp_path / "flat.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    uris = ["good.png", "flat.png", "bad.png"] * 700
+    load = partial(load_many, uris, Space(resolution=8), {"pool": str(tmp_path)})
+    for (_, one), (_, other) in zip(load(workers=0), load(workers=2), strict=True):
+        if isinstance(one, Unusable):
+            assert isinstance(other, Unusable)
+            assert (one.status, one.reason, one.width, one.height, one.format, str(one)) == (
+                *(other.status, other.reason, other.width, other.height, other.format, str(other)),
+            )
+        else:
+            assert (one == other).all()
+
+
+KILLED = f"""
+import os
+from ambient.curate.parallel import map_in_order
+from time import sleep
+
+def slow(item):
+    sleep(0.01)
+    return os.getpid()
+
+if __name__ == "__main__":
+    for number, pid in enumerate(map_in_order(slow, range({MANY}), workers=2, processes=True)):
+        if number % 16 == 0:
+            print(pid, flush=True)
+"""
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(KILLED)
+    with subprocess.Popen([sys.executable, tmp_path / "work.py"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = {int(parent.stdout.readline()) for _ in range(8)}
+        assert parent.pid not in workers
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while alive := {pid for pid in workers if _runs(pid)}:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
