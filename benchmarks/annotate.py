@@ -131,6 +131,9 @@ def whole(device: str, folder: Path, count: int, resolution: int) -> None:
     times: dict[str, float] = {}
 
     class Timed(Reporter):
+        def say(self, message: str) -> None:
+            super().say(f"{time.perf_counter() - start:6.1f} s  {message}")
+
         def track(self, what: str, *rest: object, **more: object) -> object:
             times[what] = time.perf_counter()
             return super().track(what, *rest, **more)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .noise import Purpose, normals
-from .threshold import Array, crossing, isotonic
+from .threshold import Array, isotonic_crossing
 
 Classifier = Callable[..., Tensor]
 """(x (N, C, H, W) float, sigma (N,)) -> (N,) logits of "clean"; group (N,) int64 comes third where there are groups."""
@@ -166,7 +166,7 @@ def search(
     for round_, window in enumerate(_WINDOWS):
         extra = left // (len(_WINDOWS) - round_) // window // 2 * 2
         if extra and num:
-            sigma = crossing(isotonic(total / count, count), grid, tau)
+            sigma = isotonic_crossing(total / count, grid, tau, count)
             centre = np.searchsorted(grid, sigma)  # 0 for 0, the number of levels for inf
             start = np.clip(centre - window // 2, 0, size - window)
             levels = torch.tensor(start[:, None] + np.arange(window), device=pictures.device)

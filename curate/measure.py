@@ -24,7 +24,7 @@ from .threshold import NUM_LEVELS, sigma_grid
 # where a run stopped. A GPU does thousands a second, and needs thousands at a time.
 PER_PART = {"cpu": 512, "cuda": 4096}
 _CHUNK_VALUES = {"cpu": 64 * 3 * 32**2, "cuda": 1 << 24}
-_WORTH_COMPILING = 20_000_000  # network evaluations
+_WORTH_COMPILING = 40_000_000  # network evaluations
 _CURVES = ("mean", "variance", "count")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 NUM_LEVELS, LOWEST, HIGHEST = 48, 0.01, 80.0
 _RESAMPLES = 32
@@ -50,12 +51,38 @@ def crossing(fit: Array, grid: Array, tau: float) -> Array:
     first = np.where(above.any(axis=1), above.argmax(axis=1), len(grid))
     upper = np.clip(first, 1, len(grid) - 1)
     rows = np.arange(len(fit))
-    low, high = fit[rows, upper - 1], fit[rows, upper]
+    return _interpolated(first, fit[rows, upper - 1], fit[rows, upper], grid, tau)
+
+
+def _interpolated(first: Index, low: Array, high: Array, grid: Array, tau: float) -> Array:
+    """Where tau is passed between levels first - 1 and first, whose values are low and high."""
+    upper = np.clip(first, 1, len(grid) - 1)
     rise = np.where(high > low, high - low, 1.0)
     share = np.clip((tau - low) / rise, 0.0, 1.0)
     log_grid = np.log(grid)
     sigma = np.exp(log_grid[upper - 1] + share * (log_grid[upper] - log_grid[upper - 1]))
     return np.where(first == 0, 0.0, np.where(first == len(grid), np.inf, sigma))
+
+
+def isotonic_crossing(curves: Array, grid: Array, tau: float, weights: Array) -> Array:
+    """``crossing(isotonic(curves, weights), grid, tau)`` without the fit: (N,), in O(L) a curve.
+
+    The fit is above tau from the end of the lowest partial sum of weight * (curve - tau) on. A block of the fit ends
+    there and the next begins, so the fit just below is the largest mean of a run that ends there, and just above, the
+    smallest mean of one that begins there.
+    """
+    n, levels = curves.shape
+    zero = np.zeros((n, 1))
+    sums = np.concatenate([zero, np.cumsum(curves * weights, axis=1)], axis=1)
+    totals = np.concatenate([zero, np.cumsum(np.broadcast_to(weights, curves.shape), axis=1)], axis=1)
+    first = levels - np.argmin((sums - tau * totals)[:, ::-1], axis=1)
+    at = np.clip(first, 1, levels - 1)[:, None]
+    rise, width = sums - np.take_along_axis(sums, at, axis=1), totals - np.take_along_axis(totals, at, axis=1)
+    places = np.arange(levels + 1)
+    means = rise / np.where(places == at, 1.0, width)
+    low = np.where(places < at, means, -np.inf).max(axis=1, initial=-np.inf)
+    high = np.where(places > at, means, np.inf).min(axis=1, initial=np.inf)
+    return _interpolated(first, low, high, grid, tau)
 
 
 def draw_noise(mean: Array, variance: Array, count: Array) -> Array:
@@ -92,7 +119,7 @@ def decide(
     smooth = (fit * count + 0.5) / (count + 1)  # a level of nothing but zeros is not certain
     error = np.sqrt(noise * smooth * (1 - smooth) / count)
     normals = np.random.default_rng(0).standard_normal((_DRAW_RESAMPLES, mean.shape[1]))
-    resampled = np.stack([crossing(isotonic(fit + error * z, count), grid, tau) for z in normals])
+    resampled = np.stack([isotonic_crossing(fit + error * z, grid, tau, count) for z in normals])
     lo, hi = np.quantile(resampled, [0.05, 0.95], axis=0, method="inverted_cdf")
     return sigma_min, *widened(sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min), spread)
 

@@ -4,7 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from ambient.curate.threshold import crossing, decide, decide_per_group, draw_noise, isotonic, sigma_grid
+from ambient.curate.threshold import (
+    crossing,
+    decide,
+    decide_per_group,
+    draw_noise,
+    isotonic,
+    isotonic_crossing,
+    sigma_grid,
+)
 from scipy.optimize import brentq, isotonic_regression
 from scipy.special import expit
 
@@ -73,6 +81,17 @@ def test_isotonic_against_scipy(levels: int, weighted: str) -> None:
     rows = np.broadcast_to(np.ones(levels) if weights is None else weights, curves.shape)
     expected = [isotonic_regression(c, weights=w).x for c, w in zip(curves, rows, strict=True)]
     np.testing.assert_allclose(isotonic(curves, weights), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 48])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_crossing_without_the_fit_against_that_of_the_fit(levels: int, weighted: bool) -> None:
+    random = np.random.default_rng(levels)
+    curves = random.random((400, levels)) + np.linspace(-0.5, 0.5, levels) * random.choice([-1, 0, 1], (400, 1))
+    weights = random.integers(1, 40, (400, levels)).astype(np.float64) if weighted else np.ones((400, levels))
+    expected = crossing(isotonic(curves, weights), sigma_grid(levels), TAU)
+    assert len(np.unique(expected)) >= min(levels + 1, 10)
+    np.testing.assert_allclose(isotonic_crossing(curves, sigma_grid(levels), TAU, weights), expected, rtol=1e-9)
 
 
 def test_crossing_by_hand() -> None:
