@@ -71,10 +71,11 @@ class Rule:
         return "rule" if self.sql is not None else "quantile" if self.quantile is not None else "fixed"
 
 
-def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: float, reporter: Reporter) -> pa.Table:
+def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: Rows, reporter: Reporter) -> pa.Table:
     """The manifest's rows with the thresholds, and the method, that a rule gives the usable ones.
 
-    grid: (L,) noise levels of the curves; noise: (L,) from ``draw_noise``; spread: between classifiers.
+    grid: (L,) noise levels of the curves; noise: (L,) from ``draw_noise``; spread: (L,) from
+    ``fold_spread``.
     """
     ok = is_(table, "status", "ok")
     use = ok & ~is_(table, "role", "clean")
@@ -87,7 +88,7 @@ def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: floa
     return replaced(table, "method", pa.array(method, pa.string(), mask=~ok))
 
 
-def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float, reporter: Reporter) -> Rows:
+def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows, reporter: Reporter) -> Rows:
     """(N, 3) sigma_min, lo, hi of usable rows that are not clean."""
     if rule.sql is not None:
         values = np.repeat(_by_sql(rows, rule.sql)[:, None], 3, axis=1)
@@ -105,7 +106,7 @@ def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float, 
     return np.where(np.isinf(values), values, values.clip(rule.floor, rule.cap))
 
 
-def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float) -> Rows:
+def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows) -> Rows:
     parts = [np.zeros((0, 3))]
     for start in range(0, len(rows), _BATCH):
         part = rows.slice(start, _BATCH)
@@ -114,7 +115,7 @@ def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: fl
     return np.concatenate(parts)
 
 
-def _per_group(rows: pa.Table, groups: Rows, rule: Rule, grid: Rows, spread: float) -> Rows:
+def _per_group(rows: pa.Table, groups: Rows, rule: Rule, grid: Rows, spread: Rows) -> Rows:
     """One value for each group, from the mean curve of its pictures (eq. 3.2)."""
     found = decide_per_group(matrix(rows["p_clean"], len(grid)), groups.tolist(), grid, rule.epsilon, spread=spread)
     return np.array([found[group] for group in groups]).reshape(len(rows), 3)
