@@ -329,4 +329,6 @@ def _annotated(
         records = records.append_column(name, pa.array(np.zeros(len(ok)), pa.float32(), mask=~ok))
     records = records.append_column("method", pa.nulls(len(records), pa.string()))
     rule = Rule(epsilon=run.config.epsilon, per=run.config.per)
-    return settle(records, rule, grid=grid, noise=noise, spread=classifier.spread, reporter=run.reporter), noise
+    return settle(
+        records, rule, grid=grid, noise=noise, spread=np.array(classifier.spread), reporter=run.reporter
+    ), noise

@@ -153,7 +153,8 @@ class QualityClassifier(nn.Module):
         if len(variance) == 1:
             ratio = expected / (spectra + variance)
             return (mean @ ratio.T - ratio.log().sum(dim=1)).gather(1, slots)
-        ratio = expected[:, None] / (spectra[slots] + variance[:, None])
+        # Not spectra[slots]: its gradient is summed by atomic additions, in an order that differs from run to run.
+        ratio = expected[:, None] / (nn.functional.embedding(slots, spectra) + variance[:, None])
         return (ratio * mean[:, None] - ratio.log()).sum(dim=2)
 
     def temperature_features(self, sigma: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ pictures that are added later too.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,15 +33,20 @@ class CrossFitted(nn.Module):
 
     groups: names of the groups of other pictures that the members can be told, in their order; the last one stands for
     every name that is not listed.
-    spread: standard deviation of ln sigma_min between classifiers of the same recipe.
+    spread: (L,) standard deviation of the log odds between classifiers of the same recipe, at each level of the grid.
     """
 
     def __init__(
-        self, members: Iterable[QualityClassifier], *, seed: int, groups: tuple[str, ...], spread: float = 0.0
+        self,
+        members: Iterable[QualityClassifier],
+        *,
+        seed: int,
+        groups: tuple[str, ...],
+        spread: Sequence[float] = (0.0,),
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.seed, self.groups, self.spread = seed, groups, spread
+        self.seed, self.groups, self.spread = seed, groups, list(spread)
 
     def folds(self, names: Tensor) -> Tensor:
         """(N,) which member judges each of these pictures."""

@@ -73,10 +73,11 @@ class Rule:
         return "rule" if self.sql is not None else "quantile" if self.quantile is not None else "fixed"
 
 
-def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: float, reporter: Reporter) -> pa.Table:
+def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: Rows, reporter: Reporter) -> pa.Table:
     """The manifest's rows with the thresholds, and the method, that a rule gives the usable ones.
 
-    grid: (L,) noise levels of the curves; noise: (L,) from ``draw_noise``; spread: between classifiers.
+    grid: (L,) noise levels of the curves; noise: (L,) from ``draw_noise``; spread: (L,) from
+    ``fold_spread``.
     """
     ok = is_(table, "status", "ok")
     use = ok & ~is_(table, "role", "clean")
@@ -89,7 +90,7 @@ def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: floa
     return replaced(table, "method", pa.array(method, pa.string(), mask=~ok))
 
 
-def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float, reporter: Reporter) -> Rows:
+def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows, reporter: Reporter) -> Rows:
     """(N, 3) sigma_min, lo, hi of usable rows that are not clean."""
     if rule.sql is not None:
         values = np.repeat(_by_sql(rows, rule.sql)[:, None], 3, axis=1)
@@ -107,7 +108,7 @@ def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float, 
     return np.where(np.isinf(values), values, values.clip(rule.floor, rule.cap))
 
 
-def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: float) -> Rows:
+def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows) -> Rows:
     def of(start: int) -> Rows:
         part = rows.slice(start, _BATCH)
         mean, count = (matrix(part[name], len(grid)) for name in ("p_clean", "draws"))
@@ -117,7 +118,7 @@ def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: fl
     return np.concatenate([np.zeros((0, 3)), *parts])
 
 
-def _per_group(rows: pa.Table, groups: Rows, rule: Rule, grid: Rows, spread: float) -> Rows:
+def _per_group(rows: pa.Table, groups: Rows, rule: Rule, grid: Rows, spread: Rows) -> Rows:
     """One value for each group, from the mean curve of its pictures (eq. 3.2)."""
     found = decide_per_group(matrix(rows["p_clean"], len(grid)), groups.tolist(), grid, rule.epsilon, spread=spread)
     return np.array([found[group] for group in groups]).reshape(len(rows), 3)

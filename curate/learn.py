@@ -59,9 +59,8 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
     )
     must_distinguish(fit.accuracy, config.lowest, run)
     run.reporter.say(str(calibrate(fit, clean, other, config)))
-    return CrossFitted(
-        fit.members, seed=config.seed, groups=groups, spread=fold_spread(fit, other, config.seed, run.config.epsilon)
-    )
+    spread = fold_spread(fit, other, config.seed, run.config.epsilon)
+    return CrossFitted(fit.members, seed=config.seed, groups=groups, spread=spread.tolist())
 
 
 def groups_of(sources: np.ndarray) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = Fals
         rule,
         grid=np.array(metadata.sigma_grid),
         noise=np.array(metadata.draw_noise),
-        spread=metadata.fold_spread,
+        spread=np.array(metadata.fold_spread),
         reporter=reporter,
     )
     words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]

@@ -11,9 +11,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 NUM_LEVELS, LOWEST, HIGHEST = 48, 0.01, 80.0
-_RESAMPLES = 32
+_RESAMPLES = 64
 _DRAW_RESAMPLES = 100
-_NORMAL_95 = 1.6449
 _PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
 
 
@@ -102,54 +101,59 @@ def draw_noise(mean: Array, variance: Array, count: Array) -> Array:
 
 
 def decide(
-    mean: Array, count: Array, grid: Array, epsilon: float, *, noise: Array, spread: float = 0.0
+    mean: Array, count: Array, grid: Array, epsilon: float, *, noise: Array, spread: Array | float = 0.0
 ) -> tuple[Array, Array, Array]:
     """sigma_min of each picture with a 90 % interval.
 
     mean, count: (N, L) p_clean and the number of draws; grid: (L,); a level is good when p_clean > 0.5 - epsilon.
-    noise: (L,) from ``draw_noise``; spread: standard deviation of ln sigma_min between classifiers of one recipe.
-    Returns sigma_min, lo, hi, each (N,). The interval for the chance of the draws is a parametric bootstrap around the
-    isotonic fit (around the raw means it covers 3 % less), with the same normal numbers for every picture, so that a
-    picture's result does not depend on its neighbours; the chance of the classifier is added in quadrature, in
-    ln sigma.
+    noise: (L,) from ``draw_noise``; spread: (L,) standard deviation of the log odds between classifiers of one recipe.
+    Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap around the isotonic fit (around the raw
+    means it covers 3 % less): the draws scatter at each level by itself, while another classifier moves the whole
+    curve. The random numbers are the same for every picture, so that its result does not depend on its neighbours.
     """
     tau = 0.5 - epsilon
     fit = isotonic(mean, count)
     sigma_min = crossing(fit, grid, tau)
     smooth = (fit * count + 0.5) / (count + 1)  # a level of nothing but zeros is not certain
     error = np.sqrt(noise * smooth * (1 - smooth) / count)
-    normals = np.random.default_rng(0).standard_normal((_DRAW_RESAMPLES, mean.shape[1]))
-    resampled = np.stack([isotonic_crossing(fit + error * z, grid, tau, count) for z in normals])
+    random = np.random.default_rng(0)
+    normals = random.standard_normal((_DRAW_RESAMPLES, mean.shape[1]))
+    shifts = spread * random.standard_normal((_DRAW_RESAMPLES, 1))
+    resampled = np.stack(
+        [
+            isotonic_crossing(moved(fit, shift) + error * z, grid, tau, count)
+            for z, shift in zip(normals, shifts, strict=True)
+        ]
+    )
     lo, hi = np.quantile(resampled, [0.05, 0.95], axis=0, method="inverted_cdf")
-    return sigma_min, *widened(sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min), spread)
+    return sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min)
 
 
-def widened(sigma_min: Array, lo: Array, hi: Array, spread: float) -> tuple[Array, Array]:
-    """An interval with another source of chance added, of standard deviation `spread` in ln sigma."""
-    finite = np.isfinite(sigma_min) & (sigma_min > 0)
-    centre = np.where(finite, sigma_min, 1.0)
-    more = _NORMAL_95 * spread
-    below = np.exp(-np.hypot(np.log(centre / np.where(finite & (lo > 0), lo, centre)), more))
-    above = np.exp(np.hypot(np.log(np.where(finite & np.isfinite(hi), hi, centre) / centre), more))
-    return np.where(finite & (lo > 0), centre * below, lo), np.where(finite & np.isfinite(hi), centre * above, hi)
+def moved(p: Array, shift: Array) -> Array:
+    """Probabilities with their log odds shifted; p: (..., L) in [0, 1], shift: (..., L)."""
+    more = np.exp(shift)
+    result: Array = p * more / (1 - p + p * more)
+    return result
 
 
 def decide_per_group(
-    curves: Array, groups: list[str], grid: Array, epsilon: float, *, spread: float = 0.0
+    curves: Array, groups: list[str], grid: Array, epsilon: float, *, spread: Array | float = 0.0
 ) -> dict[str, tuple[float, float, float]]:
     """One sigma_min per group of pictures, such as a source: the crossing of their mean curve (eq. 3.2).
 
     curves: (N, L) p_clean; groups: N names. Returns group -> (sigma_min, lo, hi); the 90 % interval is a bootstrap
-    over the pictures of the group, widened as in ``decide``.
+    over the pictures of the group and over classifiers, as in ``decide``.
     """
     names = np.asarray(groups, dtype=object)
     out: dict[str, tuple[float, float, float]] = {}
     for group in sorted(set(groups)):
         mine = curves[names == group]
-        picks = np.random.default_rng(0).integers(len(mine), size=(_RESAMPLES, len(mine)))
-        means = np.stack([mine.mean(axis=0), *(mine[pick].mean(axis=0) for pick in picks)])
-        sigmas = crossing(isotonic(means), grid, 0.5 - epsilon)
-        lo, hi = np.quantile(sigmas[1:], [0.05, 0.95], method="inverted_cdf")
-        low, high = widened(sigmas[:1], np.minimum(lo, sigmas[:1]), np.maximum(hi, sigmas[:1]), spread)
-        out[group] = (float(sigmas[0]), float(low[0]), float(high[0]))
+        random = np.random.default_rng(0)
+        picks = random.integers(len(mine), size=(_RESAMPLES, len(mine)))
+        shifts = spread * random.standard_normal((_RESAMPLES, 1))
+        means = np.stack([mine[pick].mean(axis=0) for pick in picks])
+        sigma_min = crossing(isotonic(mine.mean(axis=0)[None]), grid, 0.5 - epsilon)
+        resampled = crossing(isotonic(moved(means, np.broadcast_to(shifts, means.shape))), grid, 0.5 - epsilon)
+        lo, hi = np.quantile(resampled, [0.05, 0.95], method="inverted_cdf")
+        out[group] = (float(sigma_min[0]), float(min(lo, sigma_min[0])), float(max(hi, sigma_min[0])))
     return out

@@ -73,8 +73,8 @@ class Metadata:
     sigma_grid: noise levels of p_clean, ascending. draws: noise draws per level, on average.
     epsilon: a level counts as good when p_clean > 0.5 - epsilon. clean_set: what made pictures clean, in words.
     classifier: BLAKE2b-128 of its file, or None.
-    draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: standard deviation of
-    ln sigma_min between classifiers of the same recipe.
+    draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: likewise, the
+    standard deviation of the log odds between classifiers of the same recipe.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
     options: BLAKE2b-128 over the options alone.
@@ -93,7 +93,7 @@ class Metadata:
     clean_set: str = ""
     classifier: str | None = None
     draw_noise: list[float] = field(default_factory=list)
-    fold_spread: float = 0.0
+    fold_spread: list[float] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:

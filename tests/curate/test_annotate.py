@@ -188,7 +188,7 @@ def test_per_source_is_one_threshold_from_the_mean_curve(manifest: Path, pool: P
     out = pool.parent / "per_source.parquet"
     annotate(pool, out, config_of(pool, per="source", steps=1, accept_indistinguishable=True), device="cpu")
     rows = [row for row in rows_of(out).values() if row["status"] == "ok"]
-    spread = read_metadata(out).fold_spread
+    spread = np.array(read_metadata(out).fold_spread)
     out.unlink()
     assert {row["method"] for row in rows if row["role"] == "pool"} == {"source"}
     assert {row["sigma_min"] for row in rows if row["role"] == "clean"} == {0.0}

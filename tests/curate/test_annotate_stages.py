@@ -71,7 +71,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
         monkeypatch.setattr(learn, "load_classifier", lambda _: (of(Constant(logit)), "0" * 32))
         monkeypatch.setattr(learn, "CrossFitted", lambda *_, **__: None)
         for name in ("calibrate", "fold_spread", "warn_of_confounds"):
-            monkeypatch.setattr(learn, name, lambda *_, **__: 0.0)
+            monkeypatch.setattr(learn, name, lambda *_, **__: np.zeros(1))
 
     return install
 

@@ -118,11 +118,11 @@ def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
         for parameter in member.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         member.log_temperature.normal_()
-    saved = CrossFitted(members, seed=7, groups=("a", "b", ""), spread=0.25)
+    saved = CrossFitted(members, seed=7, groups=("a", "b", ""), spread=[0.25, 0.5])
     digest = save_classifier(tmp_path / "c.safetensors", saved)
     loaded, again = load_classifier(tmp_path / "c.safetensors")
     assert digest == again
-    assert (loaded.seed, loaded.groups, loaded.spread) == (7, ("a", "b", ""), 0.25)
+    assert (loaded.seed, loaded.groups, loaded.spread) == (7, ("a", "b", ""), [0.25, 0.5])
     assert [loaded.group_of(s) for s in ("a", "b", "never seen")] == [0, 1, 2]
     assert torch.equal(loaded.folds(NAMES), folds_of(NAMES, 2, 7))
     x, sigma, group = torch.randn(5, 1, 8, 8), torch.rand(5) + 0.1, torch.tensor([0, 1, 2, 0, 1])

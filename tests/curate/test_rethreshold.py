@@ -44,7 +44,7 @@ def manifest(tmp_path: Path) -> Path:
     )
     score = pa.array([0.1, 0.2, 0.2, 0.9, None, 0.5, 0.1, None], pa.float32())
     table = table.append_column("plddt", score).select(manifest_schema(["plddt"]).names)
-    metadata = replace(METADATA, sigma_grid=GRID.tolist(), draw_noise=NOISE.tolist(), fold_spread=0.1)
+    metadata = replace(METADATA, sigma_grid=GRID.tolist(), draw_noise=NOISE.tolist(), fold_spread=[0.1] * len(GRID))
     path = tmp_path / "m.parquet"
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), path)
     return path
@@ -75,7 +75,7 @@ def test_per_picture(manifest: Path) -> None:
     mean, count = np.array([curve(s) for s in TRUTH]).astype(np.float32).astype(float), np.full((5, 48), 8.0)
     for name, expected in zip(
         ("sigma_min", "sigma_min_lo", "sigma_min_hi"),
-        decide(mean, count, GRID, 0.05, noise=NOISE, spread=0.1),
+        decide(mean, count, GRID, 0.05, noise=NOISE, spread=np.full(len(GRID), 0.1)),
         strict=True,
     ):
         assert [row[name] for row in found[:5]] == pytest.approx(expected.tolist(), rel=1e-5)

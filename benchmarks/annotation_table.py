@@ -1,0 +1,79 @@
+"""The tables of docs/annotation.md, made from what benchmarks/annotation.py measured (docs/annotation/*.json)."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+Measured = dict[str, Any]
+
+
+def write_tables(docs: Path) -> None:
+    """Replace what stands between ``<!-- table KIND -->`` and ``<!-- end -->`` in DOCS/annotation.md."""
+    page = docs / "annotation.md"
+    page.write_text(with_tables(page.read_text(), docs / "annotation"))
+
+
+def with_tables(text: str, folder: Path) -> str:
+    measured = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    for kind, table in {"orders": orders, "dense": dense, "oracle": oracle}.items():
+        rows = "\n".join(table([m for m in measured if m["kind"] == kind]))
+        start, end = f"<!-- table {kind} -->\n", "<!-- end -->"
+        text = re.sub(f"{start}.*?{end}", f"{start}{rows}\n{end}".replace("\\", r"\\"), text, flags=re.DOTALL)
+    return text
+
+
+def orders(measured: list[Measured]) -> list[str]:
+    """One row per damage, one column per data set: the median sigma_min, and in brackets p10 to p90."""
+    found = {m["data"]: {row["damage"]: row for row in m["rows"]} for m in measured}
+    damage = [row["damage"] for row in measured[0]["rows"]] if measured else []
+    lines = ["| damage | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
+    for kind in damage:
+        cells = [
+            f"{_n(row['median'])} ({_n(row['p10'])} to {_n(row['p90'])})" for row in (m[kind] for m in found.values())
+        ]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    lines.append("| in the right order | " + " | ".join("yes" if m["in_order"] else "no" for m in measured) + " |")
+    return [*lines, "", *_sources(measured)]
+
+
+def dense(measured: list[Measured]) -> list[str]:
+    lines = [
+        "| data | pictures | Spearman | median abs. ln ratio | the protocol against itself |",
+        "|---|---|---|---|---|",
+    ]
+    for m in measured:
+        again = m["reference_again"]
+        lines.append(
+            f"| {m['data']} | {m['compared']} | {m['spearman']:.3f} | {m['median_ln_ratio']:.3f} | "
+            f"{again['spearman']:.3f}, {again['median_ln_ratio']:.3f} |"
+        )
+    return [*lines, "", *_sources(measured)]
+
+
+def oracle(measured: list[Measured]) -> list[str]:
+    lines = []
+    for m in measured:
+        lines += ["| sigma | " + " | ".join(m["kl"]) + " |", "|---|" + "---|" * len(m["kl"])]
+        lines += ["| KL, nats | " + " | ".join(f"{kl:.4f}" for kl in m["kl"].values()) + " |", ""]
+        lines += [
+            "| draws | Spearman | median abs. ln ratio | Spearman within blur "
+            + ", ".join(f"{b:g}" for b in m["blurs"])
+            + " | interval holds its own dense value | the optimum |",
+            "|---|---|---|---|---|---|",
+        ]
+        for draws, row in m["draws"].items():
+            within = ", ".join(f"{value:.2f}" for value in row["within"])
+            lines.append(
+                f"| {draws} | {row['spearman']:.3f} | {row['median_ln_ratio']:.3f} | {within} | "
+                f"{row['covers_own']:.2f} | {row['covers_optimal']:.2f} |"
+            )
+    return [*lines, "", *_sources(measured)]
+
+
+def _sources(measured: list[Measured]) -> list[str]:
+    return [f"{m['device']}, {m['date']}: `{m['command']}`  " for m in measured]
+
+
+def _n(sigma: float | None) -> str:
+    return "never" if sigma is None else f"{sigma:.2g}"
