@@ -21,6 +21,7 @@ from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
 from .crossfit import FOLDS, folds_of
 from .images import to_unit
+from .replay import Replayed
 
 MIN_ACCURACY = 0.6
 _DECISIVE = (0.05, 10.0)  # below, most damage is plain to see; above, next to none is left
@@ -125,11 +126,11 @@ def fit_members(
     half = max(config.batch_size // 2 // len(splits), 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        trainees = [_Trainee(clean, other, split, space, config, network, generator) for split in splits]
+        trainees = [_Trainee(clean, other, split, half, space, config, network, generator) for split in splits]
         best_loss, best_step, next_check = math.inf, 0, _FIRST_CHECK
         for step in range(1, config.steps + 1):
             for trainee in trainees:
-                trainee.step(step, half)
+                trainee.step(step)
             progress(1)
             if step in (next_check, config.steps):
                 next_check = math.ceil(step * _CHECK_EVERY)
@@ -153,12 +154,15 @@ class _Trainee:
         clean: Sample,
         other: Sample,
         split: Split,
+        half: int,
         space: Space,
         config: FitConfig,
         network: ClassifierConfig | None,
         generator: torch.Generator,
     ) -> None:
+        """half: clean pictures in a batch, and others."""
         self.clean, self.other, self.split, self.config, self.generator = clean, other, split, config, generator
+        self.half, self.weights = half, group_weights(other.groups[split.other])
         network = network or ClassifierConfig()
         device = clean.pictures.device
         some = [
@@ -170,7 +174,11 @@ class _Trainee:
         self._choose_trust()
         self.average = copy.deepcopy(self.member).eval()
         self.best = copy.deepcopy(self.average.state_dict())
-        self.optimizer = torch.optim.AdamW(self.member.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.rate, self.share = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.optimizer = torch.optim.AdamW(
+            self.member.parameters(), lr=self.rate, weight_decay=config.weight_decay, capturable=device.type == "cuda"
+        )
+        self._advance = Replayed(self._step, generator)
 
     @torch.inference_mode()
     def _choose_trust(self) -> None:
@@ -187,18 +195,21 @@ class _Trainee:
             losses[trust] = float(_loss(self.member, self.clean, self.other, *places, 512, self.config, generator))
         self.member.trust.bias[0] = min(losses, key=lambda trust: losses[trust])
 
-    def step(self, number: int, half: int) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * min(1.0, number / _FIRST_CHECK)
-        split = self.split
-        loss = _loss(self.member, self.clean, self.other, split.clean, split.other, half, self.config, self.generator)
+    def step(self, number: int) -> None:
+        self.rate.fill_(self.config.lr * min(1.0, number / _FIRST_CHECK))
+        # Of the newest weights in their average (power-function average, 2312.02696).
+        self.share.fill_(1.0 - (1.0 - 1.0 / number) ** (1.0 / _AVERAGED))
+        self._advance()
+
+    def _step(self) -> None:
+        places = self.split.clean, self.split.other
+        loss = _loss(self.member, self.clean, self.other, *places, self.half, self.config, self.generator, self.weights)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        share = 1.0 - (1.0 - 1.0 / number) ** (1.0 / _AVERAGED)  # of the newest (power-function average, 2312.02696)
         with torch.no_grad():
             for mean, new in zip(self.average.parameters(), self.member.parameters(), strict=True):
-                mean.lerp_(new, share)
+                mean.lerp_(new, self.share)
 
     @torch.inference_mode()
     def held_out_loss(self) -> float:
@@ -271,9 +282,10 @@ def _loss(
     half: int,
     config: FitConfig,
     generator: torch.Generator,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of one balanced batch of these pictures."""
-    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, config, generator)
+    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, config, generator, weights)
     return nn.functional.binary_cross_entropy_with_logits(classifier(x, sigma, group), labels)
 
 
@@ -285,27 +297,36 @@ def noised(
     half: int,
     config: FitConfig,
     generator: torch.Generator,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A balanced batch: x (2 * half, C, H, W), sigma, group, label, each (2 * half,).
 
-    ln sigma is uniform over the levels, half of it over the decisive ones. A group's share is the square root of its
-    share of the pictures, so that a rare one is learned too; clean pictures get a group of the same distribution.
+    ln sigma is uniform over the levels, half of it over the decisive ones. weights: ``group_weights`` of the other
+    pictures, where they are known already; clean pictures get a group of the same distribution.
     """
     device = clean.pictures.device
     told = other.groups[other_places]
-    weights = told.bincount(minlength=1).float().clamp(min=1).rsqrt()[told]
+    weights = group_weights(told) if weights is None else weights
     drawn = torch.multinomial(weights, 2 * half, replacement=True, generator=generator)
     picks = clean_places[torch.randint(len(clean_places), (half,), device=device, generator=generator)]
     x0 = _unit(torch.cat([clean.pictures[picks], other.pictures[other_places[drawn[half:]]]]))
     flips = torch.rand(2, 2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
     x0 = torch.where(flips[0], x0.flip(3), x0)
     x0 = torch.where(flips[1], x0.transpose(2, 3), x0)
-    ranges = torch.tensor([(config.lowest, config.highest), _DECISIVE], device=device).log()[torch.arange(2 * half) % 2]
     share = torch.rand(2 * half, device=device, generator=generator)
-    sigma = torch.lerp(ranges[:, 0], ranges[:, 1], share).exp()
+    everywhere, decisive = (
+        math.log(low) + share * math.log(high / low) for low, high in ((config.lowest, config.highest), _DECISIVE)
+    )
+    sigma = torch.where(torch.arange(2 * half, device=device) % 2 == 0, everywhere, decisive).exp()
     x = x0 + sigma[:, None, None, None] * torch.randn(x0.shape, device=device, generator=generator)
     labels = (torch.arange(2 * half, device=device) < half).float()
     return x, sigma, told[drawn], labels
+
+
+def group_weights(groups: Tensor) -> Tensor:
+    """How often to draw each picture, (N,): a group's share is the square root of its share of the pictures, so that a
+    rare one is learned too. groups: (N,) int64."""
+    return groups.bincount(minlength=1).float().clamp(min=1).rsqrt()[groups]
 
 
 def _unit(pictures: Tensor) -> Tensor:
