@@ -59,7 +59,7 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
     )
     must_distinguish(fit.accuracy, config.lowest, run)
     run.reporter.say(str(calibrate(fit, clean, other, config)))
-    spread = fold_spread(fit, other, config.seed, run.config.epsilon)
+    spread = fold_spread(fit, other, config.seed)
     return CrossFitted(fit.members, seed=config.seed, groups=groups, spread=spread.tolist())
 
 
