@@ -47,7 +47,7 @@ def judge(clean: Sample, other: Sample, config: FitConfig, network: ClassifierCo
     start = time.perf_counter()
     fit = cross_fit(clean, other, space=space, config=config, network=network)
     calibrate(fit, clean, other, config)
-    spread = np.asarray(fold_spread(fit, other, config.seed, EPSILON))
+    spread = fold_spread(fit, other, config.seed)
     return Judge(
         classifier=CrossFitted(fit.members, seed=config.seed, groups=("",) * network.groups).eval(),
         spread=spread,

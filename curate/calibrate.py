@@ -16,8 +16,8 @@ from .classifier import QualityClassifier
 from .fit import Fit, FitConfig, Sample, noised
 
 _BINS = 15
-_PAIRS = 4096  # noised pictures per member
-_DECAY = 1e-3  # towards no change, where little is known
+_PAIRS = 16_384  # noised pictures per member: at high noise, where odds are small, it takes many to see what they hold
+_PRIOR = 1.0  # standard deviation of a log temperature before anything is known
 _BANDS = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 80.0)
 
 
@@ -88,13 +88,14 @@ def _temperatures(held: list[tuple[Tensor, Tensor, Tensor]], features: Callable[
     """(16,) log temperatures with the lowest cross-entropy on these logits."""
     logits, sigma, labels = (torch.cat(parts).clone() for parts in zip(*held, strict=True))
     weights = features(sigma.float()).double()
+    decay = 0.5 / (_PRIOR**2 * len(labels))
     found = torch.zeros(weights.shape[1], dtype=torch.float64, device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([found], max_iter=50, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         scaled = logits * torch.exp(-weights @ found)
-        value = nn.functional.binary_cross_entropy_with_logits(scaled, labels) + _DECAY * found.square().sum()
+        value = nn.functional.binary_cross_entropy_with_logits(scaled, labels) + decay * found.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

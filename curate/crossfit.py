@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier
+from .damage import Damage
 from .noise import Purpose, words
 
 FOLDS = 2
@@ -31,8 +33,8 @@ def folds_of(names: Tensor, folds: int, seed: int) -> Tensor:
 class CrossFitted(nn.Module):
     """members[k] was trained without the pictures of fold k, and judges those.
 
-    groups: names of the groups of other pictures that the members can be told, in their order; the last one stands for
-    every name that is not listed.
+    groups: names of the groups of other pictures that the members can be told, in their order: sources, of which the
+    last one stands for every name that is not listed, or, where there is a `damage` to find them by, groups of damage.
     spread: (L,) standard deviation of the log odds between classifiers of the same recipe, at each level of the grid.
     """
 
@@ -43,17 +45,23 @@ class CrossFitted(nn.Module):
         seed: int,
         groups: tuple[str, ...],
         spread: Sequence[float] = (0.0,),
+        damage: Damage | None = None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.seed, self.groups, self.spread = seed, groups, list(spread)
+        self.damage = damage
 
     def folds(self, names: Tensor) -> Tensor:
         """(N,) which member judges each of these pictures."""
         return folds_of(names, len(self.members), self.seed)
 
-    def group_of(self, source: str) -> int:
-        return self.groups.index(source) if source in self.groups else len(self.groups) - 1
+    def told(self, sources: Iterable[str], pictures: Tensor) -> Tensor:
+        """(N,) int64 group of each of these pictures, (N, C, H, W) uint8 or float in the space."""
+        if self.damage is not None:
+            return self.damage.groups(pictures)
+        number, last = {name: i for i, name in enumerate(self.groups)}, len(self.groups) - 1
+        return torch.tensor([number.get(source, last) for source in sources], dtype=torch.int64, device=pictures.device)
 
 
 def save_classifier(path: Path, classifier: CrossFitted) -> str:
@@ -89,8 +97,13 @@ def load_classifier(path: Path) -> tuple[CrossFitted, str]:
             seed=header["seed"],
             groups=tuple(header["groups"]),
             spread=header["spread"],
+            damage=Damage(**found) if (found := _under("damage.", tensors)) else None,
         )
         classifier.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} is not a classifier written by this version of ambient ({error})") from error
     return classifier.eval(), hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

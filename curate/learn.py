@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from .classifier import ClassifierConfig
 from .columns import is_, words
 from .confound import content_accuracy, is_confounded
 from .crossfit import FOLDS, CrossFitted, folds_of, load_classifier, save_classifier
+from .damage import find_damage
 from .fit import MIN_ACCURACY, FitConfig, Sample, cross_fit
 from .images import Unusable, load_many
 from .manifest import replacing
@@ -24,7 +26,8 @@ from .spread import fold_spread
 
 CLASSIFIER = "classifier.safetensors"
 _FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
-_GROUPS, _SMALLEST_GROUP = 16, 20  # the most groups, and the fewest pictures for a group of one's own
+_GROUPS = 16  # the most groups
+_SMALLEST_GROUP, _SMALLEST_SHARE = 20, 1 / 400  # for one of one's own, so that each half of the pool has some of it
 _SMALL = 200  # clean pictures; with fewer, thresholds are rough
 
 
@@ -44,6 +47,11 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
         words(records.filter(pa.array(is_(records, "status", "ok") & is_(records, "role", "pool"))), "source")
     )
     clean, other = (_sample(records, role, groups, space, run) for role in ("clean", "pool"))
+    damage = find_damage(clean.pictures, other.pictures) if len(groups) == 1 else None
+    if damage is not None:
+        other = replace(other, groups=damage.groups(other.pictures))
+        groups = damage.names
+        run.reporter.say(f"one source, cut in groups by damage: {_counted(groups, other.groups)}")
     if len(clean.pictures) < _SMALL:
         run.reporter.warn(
             f"only {len(clean.pictures):,} clean pictures: thresholds are rough, and their intervals wide; more help"
@@ -59,8 +67,8 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
     )
     must_distinguish(fit.accuracy, config.lowest, run)
     run.reporter.say(str(calibrate(fit, clean, other, config)))
-    spread = fold_spread(fit, other, config.seed, run.config.epsilon)
-    return CrossFitted(fit.members, seed=config.seed, groups=groups, spread=spread.tolist())
+    spread = fold_spread(fit, other, config.seed)
+    return CrossFitted(fit.members, seed=config.seed, groups=groups, spread=spread.tolist(), damage=damage)
 
 
 def groups_of(sources: np.ndarray) -> tuple[str, ...]:
@@ -69,9 +77,16 @@ def groups_of(sources: np.ndarray) -> tuple[str, ...]:
     sources: (N,) of the usable pictures that are not clean.
     """
     counts = Counter(sources.tolist()).most_common()
-    large = [source for source, count in counts[: _GROUPS - 1] if count >= _SMALLEST_GROUP]
-    rest = [""] if len(large) < len(counts) else []
+    smallest = max(_SMALLEST_GROUP, len(sources) * _SMALLEST_SHARE)
+    large = [source for source, count in counts[: _GROUPS - 1] if count >= smallest]
+    left = sum(count for source, count in counts if source not in large)
+    rest = [""] if left >= smallest or not large else []  # a few strays count as the last group's
     return (*sorted(large), *rest)
+
+
+def _counted(groups: tuple[str, ...], told: torch.Tensor) -> str:
+    counts = told.bincount(minlength=len(groups)).tolist()
+    return ", ".join(f"{count:,} {name}" for name, count in zip(groups, counts, strict=True))
 
 
 def _sample(records: pa.Table, role: str, groups: tuple[str, ...], space: Space, run: Run) -> Sample:

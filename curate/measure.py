@@ -63,7 +63,7 @@ def _part(
         if good:
             x = to_unit(torch.from_numpy(np.stack([p for _, _, p in good])).to(run.device))
             names = names_of([content_id for content_id, _, _ in good], run.device)
-            told = torch.tensor([classifier.group_of(source) for _, source, _ in good], device=run.device)
+            told = classifier.told([source for _, source, _ in good], x)
             found.append(find_curves(x, names, told))
         advance(len(chunk))
     usable = np.array([problem is None for problem in problems])

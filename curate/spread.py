@@ -10,16 +10,15 @@ import numpy as np
 import torch
 
 from .crossfit import folds_of
-from .curves import search
+from .curves import p_clean
 from .fit import Fit, Sample
 from .images import to_unit
-from .threshold import Array, isotonic, sigma_grid
+from .threshold import Array, sigma_grid
 
-_PICTURES, _DRAWS = 128, 4
-_NEIGHBOURS = np.ones(5) / 5  # levels over which it is averaged
+_PICTURES, _DRAWS, _STEP = 96, 16, 4  # every fourth level, interpolated
 
 
-def fold_spread(fit: Fit, other: Sample, seed: int, epsilon: float) -> Array:
+def fold_spread(fit: Fit, other: Sample, seed: int) -> Array:
     """(L,) standard deviation of the log odds between classifiers of one recipe, at each level of the grid.
 
     From a sample that all members judge, with the same noise. Of two members one has seen the picture: what that moves
@@ -27,25 +26,34 @@ def fold_spread(fit: Fit, other: Sample, seed: int, epsilon: float) -> Array:
     """
     pictures, names, told = (t[:_PICTURES] for t in (other.pictures, other.names, other.groups))
     x = to_unit(pictures) if pictures.dtype == torch.uint8 else pictures
-    folds, grid, tau = folds_of(names, len(fit.members), seed).cpu().numpy(), sigma_grid(), 0.5 - epsilon
-    found = []
-    for member in fit.members:
-        curves = search(member, x, names, grid, groups=told, draws=_DRAWS, tau=tau, seed=seed)
-        found.append(isotonic(curves.mean, curves.count))
-    curves_of = np.stack(found)  # (members, N, L)
-    seen = np.stack([folds != k for k in range(len(found))])
-    bias = curves_of[seen].mean(axis=0) - curves_of[~seen].mean(axis=0)
-    return log_odds_spread(curves_of - bias * seen[:, :, None])
+    log_grid = np.log(sigma_grid())
+    some = np.arange(_STEP - 1, len(log_grid), _STEP)
+    levels = torch.tensor(np.exp(log_grid[some]), dtype=torch.float32, device=x.device)
+    p = np.stack(
+        [
+            p_clean(member, x, names, levels, groups=told, draws=_DRAWS, seed=seed).double().cpu().numpy()
+            for member in fit.members
+        ]
+    )
+    folds = folds_of(names, len(fit.members), seed).cpu().numpy()
+    seen = np.stack([folds != k for k in range(len(p))])
+    bias = p[seen].mean(axis=(0, 2)) - p[~seen].mean(axis=(0, 2))
+    found = log_odds_spread(p - bias[:, None] * seen[:, :, None, None])
+    return np.interp(log_grid, log_grid[some], found)
 
 
-def log_odds_spread(curves: Array) -> Array:
-    """(L,) standard deviation in log odds among members' curves, (members, N, L), of the same pictures.
+def log_odds_spread(p: Array) -> Array:
+    """(L,) standard deviation in log odds among members that judge the same noisy pictures.
 
-    A little shift s of the log odds moves p by s p (1 - p): least squares over the pictures, whose saturated
-    probabilities then weigh nothing.
+    p: (members, N, L, draws), the draws in pairs that share their noise but for its sign. A little shift s of the log
+    odds moves p by s p (1 - p): least squares over the pictures, whose saturated probabilities then weigh nothing. What
+    few draws add is taken off.
     """
-    variance, mean = curves.var(axis=0, ddof=1), curves.mean(axis=0)
-    slope = (mean * (1 - mean)).clip(1e-6)
-    moved, could = (np.convolve(v.sum(axis=0), _NEIGHBOURS, mode="same") for v in (variance, slope**2))
-    spread: Array = np.sqrt(moved / could)
+    pairs = p.reshape(*p.shape[:3], -1, 2).mean(axis=4)
+    between = pairs - pairs.mean(axis=0)
+    scatter = between.var(axis=3, ddof=1) / pairs.shape[3]
+    moved = (between.mean(axis=3) ** 2 - scatter).sum(axis=(0, 1)) / (len(p) - 1)
+    mean = p.mean(axis=(0, 3))
+    could = ((mean * (1 - mean)) ** 2).sum(axis=0)
+    spread: Array = np.sqrt(np.maximum(moved, 0.0) / np.maximum(could, 1e-12))
     return spread

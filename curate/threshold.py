@@ -13,6 +13,7 @@ Index = NDArray[np.int64]
 NUM_LEVELS, LOWEST, HIGHEST = 48, 0.01, 80.0
 _RESAMPLES = 64
 _DRAW_RESAMPLES = 100
+_TWO_CLASSIFIERS = 2**0.5  # the one that judged and another one, which the interval is to hold, are both off by spread
 _PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
 
 
@@ -108,8 +109,8 @@ def decide(
     mean, count: (N, L) p_clean and the number of draws; grid: (L,); a level is good when p_clean > 0.5 - epsilon.
     noise: (L,) from ``draw_noise``; spread: (L,) standard deviation of the log odds between classifiers of one recipe.
     Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap around the isotonic fit (around the raw
-    means it covers 3 % less): the draws scatter at each level by itself, while another classifier moves the whole
-    curve. The random numbers are the same for every picture, so that its result does not depend on its neighbours.
+    means it covers 3 % less): the draws scatter at each level by itself, another classifier, trained afresh, moves the
+    whole curve. The random numbers are the same for every picture, so that it does not depend on its neighbours.
     """
     tau = 0.5 - epsilon
     fit = isotonic(mean, count)
@@ -118,7 +119,7 @@ def decide(
     error = np.sqrt(noise * smooth * (1 - smooth) / count)
     random = np.random.default_rng(0)
     normals = random.standard_normal((_DRAW_RESAMPLES, mean.shape[1]))
-    shifts = spread * random.standard_normal((_DRAW_RESAMPLES, 1))
+    shifts = _TWO_CLASSIFIERS * spread * random.standard_normal((_DRAW_RESAMPLES, 1))
     resampled = np.stack(
         [
             isotonic_crossing(moved(fit, shift) + error * z, grid, tau, count)
@@ -150,7 +151,7 @@ def decide_per_group(
         mine = curves[names == group]
         random = np.random.default_rng(0)
         picks = random.integers(len(mine), size=(_RESAMPLES, len(mine)))
-        shifts = spread * random.standard_normal((_RESAMPLES, 1))
+        shifts = _TWO_CLASSIFIERS * spread * random.standard_normal((_RESAMPLES, 1))
         means = np.stack([mine[pick].mean(axis=0) for pick in picks])
         sigma_min = crossing(isotonic(mine.mean(axis=0)[None]), grid, 0.5 - epsilon)
         resampled = crossing(isotonic(moved(means, np.broadcast_to(shifts, means.shape))), grid, 0.5 - epsilon)
