@@ -17,6 +17,10 @@ from .networks.kinds import KINDS, NetworkConfig, kind_of
 from .networks.unet import UNetConfig
 from .target import Target
 
+_FILES = ("keep", "log_images", "sample_images", "snapshot_images", "sample_count")
+MAY_CHANGE = frozenset(("micro_batch", "compile", "pictures", "sharding", *_FILES))
+"""Settings that a continued run may change: what is learnt does not depend on them, but for rounding and dropout."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:

@@ -8,9 +8,9 @@ import torch
 
 from ..curate.device import choose_device
 from ..schemas.errors import UserError
-from .config import TrainConfig
 
 _COMPILING_PAYS = 1_000_000  # training pictures
+_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def device_of_process(name: str) -> torch.device:
@@ -51,13 +51,11 @@ def use_fast_kernels(device: torch.device) -> None:
 
 
 @contextmanager
-def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Turn a GPU out of memory into a UserError of one line."""
+def memory_for(what: str, remedy: str, device: torch.device) -> Iterator[None]:
+    """Turn a lack of memory into a UserError of one line that names ``what`` it was wanted for and the remedy."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        now = config.micro_batch or config.batch_size
-        raise UserError(
-            f"the GPU has too little memory for {now} pictures at a time: add `--set micro_batch={max(1, now // 2)}`, "
-            "which changes nothing but speed, or train on more GPUs with `--set sharding=fsdp`"
-        ) from error
+    except RuntimeError as error:  # cuBLAS and the CPU's allocator have no type of their own for it
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        raise UserError(f"{device} has too little memory for {what}: {remedy}") from error

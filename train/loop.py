@@ -11,7 +11,7 @@ from ..schemas.usable import beta_of
 from . import augment
 from .batches import Batch, batches, conditions
 from .config import TrainConfig
-from .device import autocast, out_of_memory_explained, should_compile, use_fast_kernels
+from .device import autocast, memory_for, should_compile, use_fast_kernels
 from .monitor import Monitor
 from .pictures import open_pictures, with_pictures
 from .rows import Rows, read_rows
@@ -22,6 +22,7 @@ from .target import TARGETS, fixed_noise, fresh_noise, loss_floor, weighted_loss
 from .world import World, joined
 
 _ASK_EVERY = 16  # steps between asking the other ranks whether to stop
+_WEIGHTS_REMEDY = "train on more GPUs with `--set sharding=fsdp`, or a smaller network"
 
 
 def train(
@@ -42,15 +43,16 @@ def train(
     lie now. workers: threads that decode. stop: asked before each step; True saves a checkpoint and returns.
     Returns the folder of the newest checkpoint. Raises UserError for all that the user can put right.
     """
-    with joined(device) as world, out_of_memory_explained(config):
+    with joined(device) as world:
         check_world(config, world)
         rows = read_rows(manifest, resolution=config.resolution, roots=roots)
         sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)
-        state = new_state(config, rows.space, world)
+        with memory_for("the weights, their moments and averages", _WEIGHTS_REMEDY, world.device):
+            state = new_state(config, rows.space, world)
         with Run(out, config, rows, sampler, world, report if world.is_first else lambda _: None) as run:
-            run.resume(state)
-            if run.newest and state.num_images >= run.total:
-                return run.newest
+            newest = run.resume(state)
+            if newest and state.num_images >= run.total:
+                return newest
             run.begin(state, manifest)
             pictures = open_pictures(
                 rows, world.device, place=config.pictures, workers=workers, say=run.say, report=run.say_reading
@@ -59,14 +61,15 @@ def train(
             if should_compile(world.device, config.compile, run.total - state.num_images):
                 state.denoiser.network.compile(dynamic=False)
             monitor = Monitor(config.batch_size // world.size, world)
-            run.start_clock(state)
+            run.start(state, pictures)
             stream = batches(
                 rows, sampler, classes, config, start=state.num_images, world=world, pictures_on=pictures.device
             )
             for number, (batch, w0) in enumerate(with_pictures(stream, pictures, world.device)):
                 if (world.size == 1 or number % _ASK_EVERY == 0) and world.any(stop()):
                     break
-                step(state, batch, w0, rows, config, world, monitor)
+                with memory_for(*step_memory(state, config, world), world.device):
+                    step(state, batch, w0, rows, config, world, monitor)
                 run.after_step(state, monitor)
             return run.finish(state, monitor)
 
@@ -123,3 +126,13 @@ def check_world(config: TrainConfig, world: World) -> None:
         raise UserError(
             f"batch_size {config.batch_size} is not a multiple of the {world.size} processes: set one that is"
         )
+
+
+def step_memory(state: State, config: TrainConfig, world: World) -> tuple[str, str]:
+    """What a step needs memory for, and the remedy where there is too little."""
+    now = min(config.micro_batch or config.batch_size, config.batch_size // world.size)
+    less = f"the same command with `--set micro_batch={now // 2}` continues, at less speed"
+    what = (
+        f"step {state.num_images // config.batch_size} (after {state.num_images:,} pictures), {now} pictures at a time"
+    )
+    return what, less if now > 1 else _WEIGHTS_REMEDY

@@ -92,7 +92,8 @@ def open_pictures(
     if chosen == "device":
         say(f"{what} in the memory of {device}")
         pixels = np.empty((len(rows), *rows.space.shape), dtype=np.uint8)
-        _decode_into(pixels, rows, workers, report)
+        for row, picture in enumerate(_decoded(rows, workers, report)):
+            pixels[row] = picture
         return Stored(pixels=torch.from_numpy(pixels).to(device))
     if chosen == "cache":
         path = _cache_path(rows)
@@ -139,9 +140,10 @@ def _choose(place: Place, num_bytes: int, device: torch.device) -> Place:
     return place
 
 
-def _decode_into(pixels: U8, rows: Rows, workers: int, report: Callable[[int, int], None]) -> None:
+def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> Iterator[U8]:
+    """Each row's picture in turn."""
     for row, picture in enumerate(map_in_order(lambda row: load_row(rows, row), range(len(rows)), workers=workers)):
-        pixels[row] = picture
+        yield picture
         if (row + 1) % _REPORT_EVERY == 0:
             report(row + 1, len(rows))
 
@@ -154,9 +156,9 @@ def _cached(path: Path, rows: Rows, workers: int, report: Callable[[int, int], N
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
             try:
-                pixels = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
-                _decode_into(pixels, rows, workers, report)
-                pixels.flush()
+                with partial.open("wb") as file:  # a mapped one would end the program where the disk is full
+                    for picture in _decoded(rows, workers, report):
+                        file.write(picture.tobytes())
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)

@@ -3,21 +3,24 @@
 import fcntl
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..schemas.errors import UserError
 from . import checkpoint, ema
 from .batches import trains_none
-from .config import TrainConfig, first_difference
+from .config import MAY_CHANGE, TrainConfig, first_difference
+from .device import memory_for
 from .files import append_json, cut_metrics, write_whole, writing
 from .generate import sample
 from .monitor import Losses, Monitor, NotFinite
+from .pictures import Pictures
 from .rows import Rows
 from .sampler import Sampler, slots
 from .samples import save_grid
@@ -78,7 +81,6 @@ class Run:
     ) -> None:
         self.out, self.config = out, config
         self.total = config.num_steps * config.batch_size
-        self.newest: Path | None = None
         self._rows, self._sampler, self._world, self._report = rows, sampler, world, report
         self._about = {
             "config": config.to_json(),
@@ -90,6 +92,7 @@ class Run:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ambient-checkpoint")
         self._writing: Future[Path] | None = None
         self._lock: IO[bytes] | None = None
+        self._pictures: Pictures | None = None
 
     def __enter__(self) -> "Run":
         """Take the folder: raises UserError where another program trains in it."""
@@ -115,19 +118,20 @@ class Run:
     def say_reading(self, num_images: int, total: int) -> None:
         self._report(Progress(stage="reading", num_images=num_images, total=total))
 
-    def resume(self, state: State) -> None:
-        """Restore the newest checkpoint, if there is one. Raises UserError where it belongs to another run."""
+    def resume(self, state: State) -> Path | None:
+        """Restore the newest checkpoint, if there is one, and say which. Raises UserError where it is another run's."""
         found = checkpoint.newest(self.out, parts=parts_of(self.config), warn=self.say)
         if found is None:
-            return
-        self.newest, saved = found
+            return None
+        newest, saved = found
         # Through JSON, as the checkpoint's own went: tuples become lists.
-        if difference := first_difference(saved.about, json.loads(json.dumps(self._about))):
+        if difference := first_difference(_lasting(saved.about), _lasting(json.loads(json.dumps(self._about)))):
             raise UserError(_other_run(self.out, *difference))
         state.restore(saved)
         self._saved = state.num_images
         what = "is finished" if state.num_images >= self.total else "continues"
         self.say(f"{self.out} {what}: {state.num_images:,} of {self.total:,} pictures")
+        return newest
 
     def begin(self, state: State, manifest: Path) -> None:
         """Write config.json and cut metrics.jsonl back to where the run continues."""
@@ -140,13 +144,16 @@ class Run:
             write_whole(self.out / "config.json", (json.dumps(about, indent=1) + "\n").encode())
             cut_metrics(self.out / "metrics.jsonl", state.num_images)
 
-    def start_clock(self, state: State) -> None:
+    def start(self, state: State, pictures: Pictures) -> None:
         """Call when the first step begins: reading pictures does not count as training."""
-        self._clock, self._logged = time.monotonic(), state.num_images
+        self._pictures = pictures
+        self._start_clock(state)
 
     def after_step(self, state: State, monitor: Monitor) -> None:
         """Log, draw samples and save where it is time for that."""
         config = self.config
+        if self._writing is not None and self._writing.done():
+            self._await_writer()
         due_log, due_grid, due_save = (
             self._due(every, state) for every in (config.log_images, config.sample_images, config.snapshot_images)
         )
@@ -157,7 +164,7 @@ class Run:
         if due_save:
             self._save(state)
         if due_grid or due_save:
-            self.start_clock(state)
+            self._start_clock(state)
 
     def finish(self, state: State, monitor: Monitor) -> Path:
         """Save this very moment. Returns the folder of the newest checkpoint, when it is on disk."""
@@ -171,7 +178,7 @@ class Run:
     def _save(self, state: State) -> None:
         """Copy the state and have it written. Every rank calls; the first one writes."""
         if not state.is_finite(self._world):
-            raise UserError(f"the weights are not finite after {state.num_images:,} pictures: {_remedy(self.newest)}")
+            raise UserError(f"the weights are not finite after {state.num_images:,} pictures: {self._remedy()}")
         saved = state.to_checkpoint(self._about)
         self._saved = state.num_images
         if self._world.is_first:
@@ -179,16 +186,16 @@ class Run:
             self._writing = self._writer.submit(self._write, saved)
 
     def _write(self, saved: checkpoint.Checkpoint) -> Path:
-        folder = checkpoint.write(self.out, saved, keep=self.config.keep)
-        with writing(self.out):
+        with writing(self.out):  # before the checkpoint: a run that continues from it stores these no more
             for i, sigma_rel in enumerate(self.config.ema_stds):
                 ema.store(self.out, saved.num_images, sigma_rel, saved.parts[f"ema{i}"])
-        return folder
+        return checkpoint.write(self.out, saved, keep=self.config.keep)
 
     def _await_writer(self) -> None:
         """Wait for the checkpoint that is being written; what went wrong with it is raised here."""
         if self._writing is not None:
-            self.newest, self._writing = self._writing.result(), None
+            written, self._writing = self._writing, None
+            written.result()
 
     def _due(self, every: int, state: State) -> bool:
         before = state.num_images - self.config.batch_size
@@ -210,11 +217,17 @@ class Run:
                 append_json(self.out / "metrics.jsonl", figures)
         progress = Progress(num_images=state.num_images, total=self.total, losses=losses, lr=lr, images_per_s=speed)
         self._report(progress)
-        self.start_clock(state)
+        self._start_clock(state)
+
+    def _start_clock(self, state: State) -> None:
+        self._clock, self._logged = time.monotonic(), state.num_images
 
     def _grid(self, state: State) -> None:
         seeds = torch.arange(self.config.sample_count, device=next(state.average.parameters()).device)
-        pictures = sample(state.average, self.config, self._rows.space, seeds)
+        what = f"drawing {len(seeds)} pictures after {state.num_images:,} training pictures"
+        remedy = f"the same command with `--set sample_count={len(seeds) // 4}` continues"
+        with memory_for(what, remedy, self._world.device):
+            pictures = sample(state.average, self.config, self._rows.space, seeds)
         if not self._world.is_first:
             return
         with writing(self.out):
@@ -223,18 +236,37 @@ class Run:
     def _not_finite(self, where: NotFinite) -> str:
         """Names the step and the rows, which are drawn again: nobody kept them."""
         row, sigma = self._sampler.draw(slots(where.num_images, self.config.batch_size))
-        bad = where.bad.nonzero().flatten().tolist()
+        bad = where.bad.nonzero().flatten()
         named = ", ".join(f"{self._rows.uri(row[i])} at sigma {float(sigma[i]):.3g}" for i in bad[:_ROWS_NAMED])
+        damaged = self._damaged(row[bad])
         return (
             f"the loss is not finite in step {where.num_images // self.config.batch_size} "
             f"(after {where.num_images:,} pictures) for {len(bad)} of {self.config.batch_size} pictures "
-            f"({named}{', ...' if len(bad) > _ROWS_NAMED else ''}): {_remedy(self.newest)}"
+            f"({named}{', ...' if len(bad) > _ROWS_NAMED else ''}): {self._remedy(damaged)}"
         )
 
+    def _damaged(self, rows: Tensor) -> list[str]:
+        """Those among the rows whose pictures hold values that are not finite."""
+        if self._pictures is None:
+            return []
+        gathered = self._pictures.gather(rows.to(self._pictures.device))
+        fine = gathered.isfinite().flatten(1).all(dim=1).tolist()
+        return sorted({self._rows.uri(row) for row, is_fine in zip(rows, fine, strict=True) if not is_fine})
 
-def _remedy(newest: Path | None) -> str:
-    where = f"; the last good checkpoint is {newest}" if newest else ""
-    return f"train in another folder with a lower lr or precision=fp32{where}"
+    def _remedy(self, damaged: Sequence[str] = ()) -> str:
+        self._writer.shutdown(wait=True)
+        good = checkpoint.folders(self.out)
+        last = f"; the last good checkpoint is {good[-1]}" if good else ""
+        if damaged:
+            more = ", ..." if len(damaged) > _ROWS_NAMED else ""
+            named = f"{', '.join(damaged[:_ROWS_NAMED])}{more}"
+            return f"values in {named} are not finite: annotate again without, and train in another folder{last}"
+        return f"train in another folder with a lower lr or precision=fp32{last}"
+
+
+def _lasting(about: dict[str, Any]) -> dict[str, Any]:
+    """What a run and its continuation must agree on."""
+    return {**about, "config": {key: value for key, value in about["config"].items() if key not in MAY_CHANGE}}
 
 
 def _other_run(out: Path, key: str, saved: Any, asked: Any) -> str:

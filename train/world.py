@@ -35,15 +35,13 @@ class World:
         if self.size == 1:
             return flag
         flags = torch.tensor([flag], dtype=torch.int32)
-        with _together():
-            dist.all_reduce(flags, dist.ReduceOp.MAX)  # on the CPU: the GPU's queue is not waited for
+        dist.all_reduce(flags, dist.ReduceOp.MAX)  # on the CPU: the GPU's queue is not waited for
         return bool(flags)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place. Every rank must call."""
         if self.size > 1:
-            with _together():
-                dist.all_reduce(values)
+            dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
@@ -52,22 +50,21 @@ class World:
         if self.size == 1:
             return values[None]
         out = values.new_empty(self.size, *values.shape)
-        with _together():
-            dist.all_gather(list(out), values)
+        dist.all_gather(list(out), values)
         return out
 
     def wait(self) -> None:
         """Until every rank is here."""
         if self.size > 1:
-            with _together():
-                dist.barrier()
+            dist.barrier()
 
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """This process's place in the world: alone, or as torchrun's environment says.
 
-    device: ``auto``, ``cpu``, ``cuda`` or, for one process, ``cuda:N``. Raises UserError where it is not there.
+    device: ``auto``, ``cpu``, ``cuda`` or, for one process, ``cuda:N``. Raises UserError where it is not there, and for
+    the loss of another process, which any communication may meet.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
@@ -84,6 +81,13 @@ def joined(device: str) -> Iterator[World]:
     dist.init_process_group(backend, timeout=_TIMEOUT, device_id=place if place.type == "cuda" else None)
     try:
         yield World(rank=rank, size=size, device=place)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in ("gloo", "NCCL")):
+            raise
+        raise UserError(
+            "another process of this run has ended: look for its error above; the same command continues from the "
+            f"last checkpoint ({str(error).splitlines()[0].split('. ')[0]})"
+        ) from error
     finally:
         dist.destroy_process_group()
 
@@ -118,15 +122,3 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """This rank's part, sharing memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-@contextmanager
-def _together() -> Iterator[None]:
-    """Turn the loss of another process into a UserError of one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise UserError(
-            "another process of this run has ended: look for its error above; the same command continues from the "
-            f"last checkpoint ({str(error).splitlines()[0]})"
-        ) from error

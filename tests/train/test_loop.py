@@ -1,6 +1,7 @@
 """Training as a whole: resuming is bit for bit on a CPU, whatever ended the run, and wrong use is one clear line."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ train(Path(sys.argv[1]), Path(sys.argv[2]), CONFIG, device="cpu", stop=slowly)
 def test_sigkill_and_the_same_command_give_the_same_weights(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     here = Path(__file__)
-    environment = {"PYTHONPATH": f"{here.parent}:{here.parents[1]}", "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path]), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", SCRIPT, str(manifest), str(run), str(here.parent)]
     process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 120
@@ -205,16 +206,6 @@ def test_conditional_training_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 2"):
         train(manifest, tmp_path / "other", replace(config, num_classes=1), device="cpu")
     assert not (tmp_path / "other").exists()
-
-
-def test_a_loss_that_is_not_finite_names_step_and_rows_and_saves_nothing(manifest: Path, tmp_path: Path) -> None:
-    config = replace(CONFIG, lr=1e12, warmup_images=0, decay=0.0)
-    with pytest.raises(
-        UserError, match=r"not finite in step \d+ .*for \d of 8 pictures \(0\d\d.png at sigma"
-    ) as caught:
-        train(manifest, tmp_path / "run", config, device="cpu")
-    assert "\n" not in str(caught.value)
-    assert checkpoint.folders(tmp_path / "run") == []
 
 
 def test_uncovered_noise_levels_stop_before_training(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -58,6 +59,20 @@ def test_every_place_gives_the_same_batches(tmp_path: Path, monkeypatch: pytest.
             with Image.open(tmp_path / "pool" / rows.uri(row)) as image:
                 assert torch.equal(picture[0], torch.from_numpy(np.array(image)) / 127.5 - 1)
     assert {"device": "memory of cpu", "cache": ".u8", "stream": "when they are drawn"}[place] in told[0]
+
+
+def test_a_cache_that_the_disk_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a memory-mapped file would tell by ending the program."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows, opened = read_rows(write_pool(tmp_path)), Path.open
+
+    def full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        return opened(Path("/dev/full") if path.suffix == ".partial" else path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"the disk that holds .*cache/ambient is full: free some space"):
+        open_pictures(rows, CPU, place="cache")
+    assert list((tmp_path / "cache" / "ambient").iterdir()) == []
 
 
 def test_the_cache_is_decoded_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,13 +33,15 @@ CONFIG = TrainConfig(
     network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
 )
 
+LONG = replace(CONFIG, num_images=8000)  # more than a test waits for
+
 SCRIPT = """
 import os, sys, time, torch
 from dataclasses import replace
 from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_world import CONFIG
+from test_world import CONFIG, LONG
 from ambient.schemas.errors import UserError
 from ambient.train.loop import train
 manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
@@ -48,8 +50,8 @@ for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True)
     config, stop = CONFIG, lambda: False
     if name == "fsdp":
         config = replace(CONFIG, sharding="fsdp")
-    if name == "slow":
-        config, stop = replace(CONFIG, num_images=8000), lambda: bool(time.sleep(0.02))
+    if name.startswith("slow"):
+        config, stop = replace(LONG, sharding=name.removeprefix("slow-")), lambda: bool(time.sleep(0.02))
     try:
         train(manifest, out / name, config, device="cpu", stop=stop)
     except UserError as error:
@@ -78,7 +80,7 @@ def start(manifest: Path, *runs: str, size: int = 2) -> list[subprocess.Popen[st
     for rank in range(size):
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{here.parent}:{here.parents[1]}",
+            "PYTHONPATH": os.pathsep.join([str(here.parent), str(here.parents[1]), *sys.path]),
             "MASTER_ADDR": "localhost",
             "PORTS": ports,
             "RANK": str(rank),
@@ -129,9 +131,10 @@ def test_two_processes_reach_what_one_does_and_any_number_continues(manifest: Pa
     assert train(manifest, manifest.parent / "fsdp", continued, device="cpu").name == "000000000096"
 
 
-def test_a_killed_process_ends_the_others_in_one_line_and_harms_no_checkpoint(manifest: Path) -> None:
-    first, second = start(manifest, "slow")
-    run = manifest.parent / "slow"
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_a_killed_process_ends_the_others_in_one_line_and_one_continues(manifest: Path, sharding: str) -> None:
+    first, second = start(manifest, f"slow-{sharding}")
+    run = manifest.parent / f"slow-{sharding}"
     deadline = time.monotonic() + 120
     while not checkpoint.folders(run):
         assert first.poll() is None, first.communicate()[1]
@@ -139,11 +142,13 @@ def test_a_killed_process_ends_the_others_in_one_line_and_harms_no_checkpoint(ma
         time.sleep(0.02)
     second.send_signal(signal.SIGKILL)
     second.communicate()
-    _, error = first.communicate(timeout=120)
+    _, error = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert "UserError: another process of this run has ended" in error
+    assert error.splitlines()[-1].startswith("UserError: another process of this run has ended")
     for folder in checkpoint.folders(run):
-        checkpoint.read(folder, parts_of(CONFIG))
+        found = checkpoint.read(folder, parts_of(CONFIG)).num_images
+    steps = iter(range(100))
+    assert int(train(manifest, run, LONG, device="cpu", stop=lambda: next(steps) == 3).name) == found + 3 * 8
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
