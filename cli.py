@@ -165,10 +165,16 @@ def threshold(
 def score(
     target: Annotated[Path, typer.Argument(help="Folder or .zip of pictures, or a manifest (.parquet).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")] = Path("scores.parquet"),
-    by: Annotated[str | None, typer.Option(help="Measures: built-in, clipiqa, pyiqa's, phash; with commas.")] = None,
-    clip_model: Annotated[str, typer.Option(help="Model of open_clip, for clipiqa.")] = "RN50",
+    by: Annotated[
+        str | None,
+        typer.Option(help="Built-in measures, clipiqa, clipscore, clip_embedding, pyiqa's, phash; with commas."),
+    ] = None,
+    clip_model: Annotated[
+        str | None,
+        typer.Option(help="Model of open_clip; else RN50 for clipiqa, ViT-B-32 for clipscore and clip_embedding."),
+    ] = None,
     clip_pretrained: Annotated[str, typer.Option(help="Its pretrained tag.")] = "openai",
-    prompts: Annotated[str, typer.Option(help="The good and the bad prompt.")] = "Good photo.|Bad photo.",
+    prompts: Annotated[str, typer.Option(help="The good and the bad prompt of clipiqa.")] = "Good photo.|Bad photo.",
     weights: Annotated[list[str] | None, typer.Option(help="measure=FILE: a local copy of its weights.")] = None,
     root: Root = None,
     device: Device = "auto",
@@ -182,7 +188,8 @@ def score(
 
     Example: ambient score ./pool --by clipiqa,phash -o scores.parquet
     """
-    from .curate.clip import ClipConfig, prompts_of
+    from .curate.clip import prompts_of
+    from .curate.openclip import ClipConfig
     from .curate.reporter import Reporter
     from .curate.scoring import ScoreConfig, score_target
 

@@ -248,8 +248,9 @@ def print_networks(device_name: str) -> None:
     import open_clip
     import torch
     from ambient.curate import iqa
-    from ambient.curate.clip import ClipConfig, scorers
+    from ambient.curate.clip import scorers
     from ambient.curate.device import choose_device
+    from ambient.curate.openclip import ClipConfig
     from ambient.curate.scorers import Scorer, measure_all
     from pyiqa.archs import build_network
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata
+from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata, score_fields
 from ..schemas.space import Space
 from .columns import Rows, matrix
 from .columns import is_ as _is
@@ -159,8 +159,7 @@ def annotate(
         )
         with replacing(classifier_beside(out)) as beside:
             shutil.copyfile(work.folder / CLASSIFIER, beside)
-        scores = [name for name in records.column_names if name not in RECORD.names]
-        write_manifest(out, rows, manifest_schema(scores), metadata)
+        write_manifest(out, rows, manifest_schema(score_fields(rows.schema)), metadata)
     return out
 
 
@@ -182,8 +181,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: _Run) -> No
             rows, _ = _annotated(rows, classifier, run, noise=np.array(metadata.draw_noise))
     table = before.rows if rows is None else join(before, rows)
     metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
-    scores = [name for name in table.column_names if name not in (*RECORD.names, *ANNOTATION.names)]
-    write_manifest(out, table, manifest_schema(scores), metadata)
+    write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
 
 
 def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:

@@ -5,7 +5,6 @@ Wang, Chan and Loy, "Exploring CLIP for assessing the look and feel of images", 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,28 +14,17 @@ from torch import Tensor
 
 from ..schemas.errors import UserError
 from .images import U8
+from .openclip import ClipConfig, load
 from .scorers import Scorer
-from .weights import given, missing, quiet, reachable
 
 PATCHES = (32, 64, 128, 256, 512)
 NAMES = ("clipiqa", *(f"clipiqa_{side}" for side in PATCHES))
+MODEL = "RN50"
+"""The published measure's network, with OpenAI's weights."""
 
 _LARGEST = 512  # side that a network which takes any size is shown
 _SMALLEST = 32  # and the least: its features are 32 times coarser
 _PATCHES_PER_SIDE = 8  # at most; evenly spread
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipConfig:
-    """Model and pretrained tag as open_clip names them; prompts: the good one, then the bad one.
-
-    The default is the published measure's network; ``weights``: a local copy.
-    """
-
-    model: str = "RN50"
-    pretrained: str = "openai"
-    prompts: tuple[str, str] = ("Good photo.", "Bad photo.")
-    weights: str | None = None
 
 
 def prompts_of(text: str) -> tuple[str, str]:
@@ -70,8 +58,8 @@ class _Network:
     def __init__(self, config: ClipConfig, device: torch.device) -> None:
         import open_clip
 
-        self.device = device
-        self.model = _load(config).to(device).eval()
+        self.device, name = device, config.model or MODEL
+        self.model = load("clipiqa", name, config, device)
         visual = self.model.visual
         any_size = hasattr(visual, "attnpool")
         if any_size:
@@ -82,7 +70,7 @@ class _Network:
         side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         self.shown = _any_size if any_size else (lambda _: int(side))
         self.mean, self.std = (torch.tensor(cfg[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
-        tokens = open_clip.get_tokenizer(config.model)(list(config.prompts)).to(device)
+        tokens = open_clip.get_tokenizer(name)(list(config.prompts)).to(device)
         with torch.inference_mode():
             self.text = self.model.encode_text(tokens, normalize=True).float()
 
@@ -129,58 +117,3 @@ def _spread(length: int, side: int, most: int) -> list[int]:
     count = min(most, length // side)
     part = length / count
     return [int(part * (i + 0.5) - side / 2) for i in range(count)]
-
-
-def _load(config: ClipConfig) -> Any:
-    """The model with its weights. Raises UserError where they cannot be had."""
-    import open_clip
-
-    try:
-        with quiet():
-            bare = open_clip.create_model(config.model, pretrained=None, load_weights=False)
-    except (RuntimeError, FileNotFoundError, ValueError) as error:
-        raise UserError(f"open_clip has no model {config.model!r}: open_clip.list_models() names them") from error
-    file = given("clipiqa", config.weights) if config.weights else _cached(config, bare)
-    try:
-        with quiet():
-            return open_clip.create_model(config.model, pretrained=file)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} holds no weights of open_clip's {config.model} ({reason})") from error
-
-
-def _cached(config: ClipConfig, bare: torch.nn.Module) -> str:
-    """The tag's file of weights from open_clip's cache, fetched if that is possible."""
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
-
-    source = get_pretrained_cfg(config.model, config.pretrained)
-    if not source:
-        tags = ", ".join(list_pretrained_tags_by_model(config.model)) or "none"
-        raise UserError(f"open_clip has no weights {config.pretrained!r} of {config.model}: there are {tags}")
-    hub, url = source.get("hf_hub", ""), source.get("url", "")
-    if hub:
-        repository, _, name = hub.rpartition("/")
-        file = _in_hub_cache(repository, name)
-        if file:
-            return file
-        from huggingface_hub import constants
-
-        host, place = constants.ENDPOINT, f"{constants.HF_HUB_CACHE} (as huggingface_hub keeps {repository})"
-        wanted = f"{repository}/{name or 'open_clip_model.safetensors'}"
-    else:
-        host, place, wanted = url, "~/.cache/clip", url.rpartition("/")[2]
-    if not reachable(host):
-        num_bytes = sum(p.numel() for p in bare.parameters()) * 4
-        raise missing("clipiqa", wanted, place, num_bytes, host.split("/")[2] if "//" in host else host)
-    with quiet():
-        return str(download_pretrained(source))
-
-
-def _in_hub_cache(repository: str, name: str) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    for candidate in (name,) if name else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-        found = try_to_load_from_cache(repository, candidate)
-        if isinstance(found, str):
-            return found
-    return None

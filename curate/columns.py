@@ -36,3 +36,9 @@ def matrix(column: pa.ChunkedArray, levels: int) -> Rows:
 def spread(values: pa.Array, mask: Rows) -> pa.Array:
     """Values at the places where mask holds, null elsewhere."""
     return values.take(pa.array(np.cumsum(mask) - 1, mask=~mask))
+
+
+def vectors(values: Rows) -> pa.Array:
+    """(N, D) numbers as N lists of D float32; null where one of them is not finite."""
+    missing = pa.array(~np.isfinite(values).all(axis=1))
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1], mask=missing)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
+from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from .decide import Rule, settle
 from .manifest import digest, write_manifest
 from .reporter import Reporter
@@ -37,8 +37,7 @@ def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = Fals
     )
     words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]
     metadata = replace(metadata, command=shlex.join(words), run=digest([metadata.run, words]), epsilon=rule.epsilon)
-    known = {*RECORD.names, *ANNOTATION.names}
-    write_manifest(out, table, manifest_schema([n for n in table.column_names if n not in known]), metadata)
+    write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
     return out
 
 

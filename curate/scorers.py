@@ -19,33 +19,34 @@ class Scorer:
     """One measure by a network.
 
     cut: (H, W, 3) uint8 -> the pieces to measure, whose mean is the score; none: no score. measure: (N, 3, h, w) uint8
-    -> (N,), any device.
+    -> (N, *shape), any device. shape: of one score, () for a number.
     """
 
     name: str
     cut: Callable[[U8], list[U8]]
     measure: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...] = ()
 
 
 def measure_all(
     pieces: Iterable[tuple[int, dict[str, list[U8]]]], networks: list[Scorer], num: int, device: torch.device
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
-    """Scorer -> (num,) mean over each picture's pieces; NaN where there are none, or where measuring one failed.
+    """Scorer -> (num, *shape) mean over each picture's pieces; NaN where there are none, or where measuring one failed.
 
     Also scorer -> what it said when it failed for the first time. Pieces of one shape wait until they fill a batch, or
     until those of all shapes take too much memory.
     """
-    sums = {scorer.name: np.zeros(num) for scorer in networks}
-    counts = {scorer.name: np.zeros(num, dtype=np.int64) for scorer in networks}
+    by_name = {scorer.name: scorer for scorer in networks}
+    sums = {scorer.name: np.zeros((num, *scorer.shape)) for scorer in networks}
+    counts = {scorer.name: np.zeros((num, *(1 for _ in scorer.shape)), dtype=np.int64) for scorer in networks}
     waiting: dict[tuple[str, tuple[int, ...]], list[tuple[int, U8]]] = {}
     problems: dict[str, str] = {}
-    measures = {scorer.name: scorer.measure for scorer in networks}
     most = _BATCH_PIXELS[device.type if device.type in _BATCH_PIXELS else "cpu"]
 
     def flush(key: tuple[str, tuple[int, ...]]) -> None:
         batch, name = waiting.pop(key), key[0]
         rows = np.array([row for row, _ in batch])
-        measured, problem = _measured(measures[name], [piece for _, piece in batch])
+        measured, problem = _measured(by_name[name], [piece for _, piece in batch])
         np.add.at(sums[name], rows, measured)
         np.add.at(counts[name], rows, 1)
         if problem is not None:
@@ -70,22 +71,22 @@ def _pixels(key: tuple[str, tuple[int, ...]], count: int) -> int:
     return key[1][0] * key[1][1] * count
 
 
-def _measured(measure: Callable[[Tensor], Tensor], pieces: list[U8]) -> tuple[NDArray[np.float64], str | None]:
-    """(N,) values, and what went wrong.
+def _measured(scorer: Scorer, pieces: list[U8]) -> tuple[NDArray[np.float64], str | None]:
+    """(N, *shape) values, and what went wrong.
 
     A batch that fails is halved until only the piece that makes it fail is left, which is NaN.
     """
     try:
         batch = torch.from_numpy(np.stack(pieces)).permute(0, 3, 1, 2)
-        values: NDArray[np.float64] = measure(batch).detach().double().cpu().numpy()
-        if values.shape != (len(pieces),):
+        values: NDArray[np.float64] = scorer.measure(batch).detach().double().cpu().numpy()
+        if values.shape != (len(pieces), *scorer.shape):
             raise ValueError(f"{values.shape} values of {len(pieces)} pictures")
     except Exception as error:  # noqa: BLE001 (networks fail in any way on what is too small, too flat or too large)
         if len(pieces) == 1:
-            return np.array([np.nan]), " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return np.full((1, *scorer.shape), np.nan), " ".join(f"{type(error).__name__}: {error}".split())[:200]
     else:
         return values, None
     half = len(pieces) // 2
-    first, problem = _measured(measure, pieces[:half])
-    second, other = _measured(measure, pieces[half:])
+    first, problem = _measured(scorer, pieces[:half])
+    second, other = _measured(scorer, pieces[half:])
     return np.concatenate([first, second]), problem or other

@@ -5,7 +5,7 @@ Scoring never filters: a picture that a measure cannot judge has no value there,
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ import torch
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import ANNOTATION, METADATA_KEY, RECORD, ROW_GROUP_SIZE, read_metadata
+from ..schemas.manifest import ANNOTATION, METADATA_KEY, ROW_GROUP_SIZE, read_metadata, score_fields
 from ..schemas.scored import SCORED_KEY, Scored, read_scored
-from . import clip, duplicates, iqa
-from .clip import ClipConfig
+from . import clip, clipscore, duplicates, iqa
+from .clipscore import Embedder
+from .columns import vectors
 from .device import choose_device
 from .images import U8, decode
-from .manifest import Work, digest, replacing, write_table
+from .manifest import Work, digest, replacing, sweep, write_table
+from .openclip import ClipConfig
 from .parallel import map_in_order
 from .pool import Found, find, scan, settle_duplicates, to_table
 from .reference import roots_of
@@ -42,7 +44,8 @@ Values = dict[str, Any]
 class ScoreConfig:
     """by: names of measures; the built-in ones need not be named for a pool, which always has them.
 
-    weights: measure -> local copy of its weights; ``clipiqa`` names those of all its patch sizes.
+    weights: measure -> local copy of its weights; ``clipiqa`` names those of all its patch sizes, either of
+    ``clipscore`` and ``clip_embedding`` those of both.
     """
 
     by: tuple[str, ...] = ()
@@ -54,10 +57,29 @@ class ScoreConfig:
             _check_name(name)
         if unused := set(self.weights) - {clip.NAMES[0] if n in clip.NAMES else n for n in self.by}:
             raise UserError(f"--weights {sorted(unused)[0]}=FILE: --by does not name this measure")
+        if len({self.weights[name] for name in clipscore.NAMES if name in self.weights}) > 1:
+            raise UserError("clipscore and clip_embedding are by one network: name its weights once")
 
     @property
     def by_network(self) -> tuple[str, ...]:
         return tuple(name for name in self.by if name not in SCORES and name not in duplicates.NAMES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Networks:
+    """The measures of a configuration that are not built in.
+
+    embedder: the network of ``clip_embedding``, if that is among them, which also tells how well captions fit.
+    """
+
+    scorers: list[Scorer]
+    embedder: Embedder | None = None
+
+    def kind(self, name: str) -> pa.DataType:
+        """Type of the column of a measure, built in or not."""
+        if name == "clip_embedding" and self.embedder:
+            return pa.list_(pa.float32(), self.embedder.size)
+        return pa.string() if name in duplicates.NAMES else pa.float32()
 
 
 def score_target(
@@ -96,6 +118,7 @@ def score_target(
     run = digest([asdict(config), where, rows, __version__])
     if _finished(out, run, overwrite):
         reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
+        sweep(out, run)
         return out
     networks = load_networks(config, place)  # before hours of reading, since weights may be missing
     with Work(out, run) as work:
@@ -141,7 +164,7 @@ def usable(records: pa.Table) -> pa.Table:
 def add_scores(
     table: pa.Table,
     by: list[str],
-    networks: list[Scorer],
+    networks: Networks,
     roots: Roots,
     work: Work,
     *,
@@ -165,10 +188,10 @@ def add_scores(
             if path.exists():
                 advance(len(mine))
             else:
-                part = [uris[row] for row in mine.tolist()]
+                part = pa.table({"uri": table["uri"].take(mine), "caption": table["caption"].take(mine)})
                 write_table(path, _score_part(part, names, networks, roots, device, workers, advance, reporter))
             parts.append(pq.read_table(path))
-    found = pa.concat_tables(parts) if parts else pa.table({name: pa.nulls(0, _type(name)) for name in names})
+    found = pa.concat_tables(parts) if parts else pa.table({name: pa.nulls(0, networks.kind(name)) for name in names})
     for name in names:
         column = found[name].combine_chunks()
         _say_unknown(name, column, [uris[row] for row in rows.tolist()], reporter)
@@ -177,7 +200,9 @@ def add_scores(
         table = _with_column(table, name, column.take(pa.array(index, mask=index < 0)))
     if "phash" in names:
         first = duplicates.near_duplicates(table["phash"])
-        table = _with_column(table, "near_duplicate_of", table["uri"].take(pa.array(first, mask=first < 0)))
+        table = _with_column(
+            table, "near_duplicate_of", table["uri"].cast(pa.string()).take(pa.array(first, mask=first < 0))
+        )
     return table
 
 
@@ -201,21 +226,26 @@ def join_scores(records: pa.Table, path: Path) -> pa.Table:
 def score_names(path: Path) -> list[str]:
     """The score columns of a manifest or of what `ambient score` wrote. Raises UserError where it is neither."""
     _read(path)
-    taken = {*RECORD.names, *ANNOTATION.names}
-    return [column.name for column in pq.read_schema(path) if column.name not in taken and column.type == pa.float32()]
+    return [column.name for column in score_fields(pq.read_schema(path)) if _is_score(column)]
+
+
+def _is_score(column: pa.Field) -> bool:
+    embedding = pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()
+    return column.type == pa.float32() or embedding or column.name in duplicates.NAMES
 
 
 def _score_part(
-    uris: list[str],
+    part: pa.Table,
     names: list[str],
-    networks: list[Scorer],
+    networks: Networks,
     roots: Roots,
     device: torch.device,
     workers: int,
     advance: Advance,
     reporter: Reporter,
 ) -> pa.Table:
-    """Columns `names` for these pictures, null where there is no value."""
+    """Columns `names` for these pictures (uri, caption), null where there is no value."""
+    uris = part["uri"].to_pylist()
     values: dict[str, list[Any]] = {name: [None] * len(uris) for name in names}
 
     def look(uri: str) -> tuple[Values, dict[str, list[U8]]]:
@@ -225,7 +255,7 @@ def _score_part(
             done: Values = score(pixels) if set(names) & set(SCORES) else {}
             if "phash" in names:
                 done["phash"] = duplicates.phash(pixels)
-            return done, {scorer.name: scorer.cut(pixels) for scorer in networks}
+            return done, {scorer.name: scorer.cut(pixels) for scorer in networks.scorers}
         except Exception:  # noqa: BLE001 (any file may fail in any way: it has no scores, and the run goes on)
             return {}, {}
 
@@ -236,44 +266,49 @@ def _score_part(
             yield row, cuts
             advance(1)
 
-    found, problems = measure_all(pieces(), networks, len(uris), device)
-    for name, means in found.items():
-        values[name] = [float(mean) if np.isfinite(mean) else None for mean in means]
+    found, problems = measure_all(pieces(), networks.scorers, len(uris), device)
     for name, problem in problems.items():
         reporter.warn(f"{name} failed on some pictures: {problem}")
-    return pa.table({name: pa.array(values[name], _type(name)) for name in names})
+    if "clipscore" in names and networks.embedder:
+        found["clipscore"] = networks.embedder.scores(found["clip_embedding"], part["caption"].to_pylist())
+    columns = {name: pa.array(values[name], networks.kind(name)) for name in names if name not in found}
+    for name, means in found.items():
+        missing = ~np.isfinite(means)
+        columns[name] = pa.array(means, pa.float32(), mask=missing) if means.ndim == 1 else vectors(means)
+    return pa.table({name: columns[name] for name in names})
 
 
-def load_networks(config: ScoreConfig, device: torch.device) -> list[Scorer]:
+def load_networks(config: ScoreConfig, device: torch.device) -> Networks:
     """The measures of a configuration that are not built in. Raises UserError where one cannot be set up."""
     clips = [name for name in config.by_network if name in clip.NAMES]
-    others = [iqa.scorer(name, config.weights.get(name), device) for name in config.by_network if name not in clips]
-    if not clips:
-        return others
-    options = {**asdict(config.clip), "weights": config.weights.get("clipiqa", config.clip.weights)}
-    return [*clip.scorers(clips, ClipConfig(**options), device), *others]
+    embeds = [name for name in config.by_network if name in clipscore.NAMES]
+    others = [name for name in config.by_network if name not in (*clips, *embeds)]
+
+    def with_weights(*names: str) -> ClipConfig:
+        given = [config.weights[name] for name in names if name in config.weights]
+        return replace(config.clip, weights=given[0]) if given else config.clip
+
+    scorers = [iqa.scorer(name, config.weights.get(name), device) for name in others]
+    scorers += clip.scorers(clips, with_weights("clipiqa"), device) if clips else []
+    embedder = Embedder(with_weights(*clipscore.NAMES), device) if embeds else None
+    return Networks(scorers=[*scorers, embedder.scorer()] if embedder else scorers, embedder=embedder)
 
 
 def _check_name(name: str) -> None:
-    if name in (*SCORES, *duplicates.NAMES, *clip.NAMES):
+    if name in (*SCORES, *duplicates.NAMES, *clip.NAMES, *clipscore.NAMES):
         return
     if name not in iqa.names():
-        own, others = ", ".join((*SCORES, "phash", *clip.NAMES)), ", ".join(iqa.names())
+        own, others = ", ".join((*SCORES, "phash", *clip.NAMES, *clipscore.NAMES)), ", ".join(iqa.names())
         raise UserError(f"there is no measure {name!r}: there are {own}, and of pyiqa {others}")
 
 
-def _type(name: str) -> pa.DataType:
-    return pa.string() if name in duplicates.NAMES else pa.float32()
-
-
-def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def _with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     """The column replaced, or put before what annotation adds."""
-    column = pa.field(name, _type(name))
-    values = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).cast(column.type)
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if name in table.column_names:
-        return table.set_column(table.schema.get_field_index(name), column, values)
+        return table.set_column(table.schema.get_field_index(name), name, values)
     after = [i for i, existing in enumerate(table.column_names) if existing in ANNOTATION.names]
-    return table.add_column(min(after, default=table.num_columns), column, values)
+    return table.add_column(min(after, default=table.num_columns), name, values)
 
 
 def _say_unknown(name: str, column: pa.Array, uris: list[str], reporter: Reporter) -> None:

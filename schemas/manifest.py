@@ -1,6 +1,7 @@
 """The manifest: one Parquet file, one row per picture found. Its columns, its metadata, and what makes it valid."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ RECORD = pa.schema(
         pa.field("role", _category, nullable=False),
     ]
 )
-"""A picture as found, before it is annotated: the first columns of the manifest. Score columns (float32) follow."""
+"""A picture as found, before it is annotated: the first columns of the manifest. Score columns follow."""
 
 ANNOTATION = pa.schema(
     [
@@ -58,12 +59,18 @@ ANNOTATION = pa.schema(
 THRESHOLDS = ("sigma_min", "sigma_min_lo", "sigma_min_hi")
 
 
-def manifest_schema(scores: list[str]) -> pa.Schema:
-    """Schema of a manifest with these score columns, each float32 and named after its measure."""
+def manifest_schema(scores: Sequence[str | pa.Field]) -> pa.Schema:
+    """Schema of a manifest with these score columns: named after their measures, float32 where no field says more."""
+    columns = [pa.field(score, pa.float32()) if isinstance(score, str) else score for score in scores]
     taken = set(RECORD.names) | set(ANNOTATION.names)
-    if clash := taken.intersection(scores):
+    if clash := taken.intersection(column.name for column in columns):
         raise UserError(f"a score cannot be named {sorted(clash)[0]!r}: the manifest has a column of that name")
-    return pa.schema([*RECORD, *(pa.field(name, pa.float32()) for name in scores), *ANNOTATION])
+    return pa.schema([*RECORD, *columns, *ANNOTATION])
+
+
+def score_fields(schema: pa.Schema) -> list[pa.Field]:
+    """The columns of a manifest, or of a table on the way to one, that are neither found nor annotated: the scores."""
+    return [column for column in schema if column.name not in (*RECORD.names, *ANNOTATION.names)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,37 +1,22 @@
 """CLIP-IQA by open_clip, for real, with little networks of random weights made on the spot."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import pytest
 import torch
-from ambient.curate import clip, weights
-from ambient.curate.clip import ClipConfig, prompts_of, scorers
+from ambient.curate.clip import prompts_of, scorers
+from ambient.curate.openclip import ClipConfig
 from ambient.curate.scorers import Scorer, measure_all
 from ambient.schemas.errors import UserError
+from little_clip import write_little_clips
 from torch.nn import functional
 
 CPU = torch.device("cpu")
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
-TRANSFORMER = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}
 
 
 @pytest.fixture(scope="module")
 def little(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipConfig]:
-    """Model -> configuration with weights: a ResNet that takes any size and a ViT of 32 x 32."""
-    folder, out = tmp_path_factory.mktemp("clip"), {}
-    for name, vision in (("little-rn", RESNET), ("little-vit", TRANSFORMER)):
-        text = json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT})
-        (folder / f"{name}.json").write_text(text)
-        open_clip.add_model_config(folder / f"{name}.json")
-        torch.manual_seed(0)
-        model = open_clip.create_model(name)
-        torch.save(model.state_dict(), folder / f"{name}.pt")
-        out[name] = ClipConfig(model=name, weights=str(folder / f"{name}.pt"))
-    return out
+    return write_little_clips(tmp_path_factory.mktemp("clip"))
 
 
 def pictures(*shapes: tuple[int, int]) -> list[np.ndarray]:
@@ -95,31 +80,6 @@ def test_patches_are_a_grid_without_overlap_and_their_mean_counts(little: dict[s
     assert np.isnan(found["clipiqa_32"][1])
     assert not np.isnan(found["clipiqa"][1])
     assert len(both[0].cut(np.zeros((4000, 3000, 3), np.uint8))) == 64
-
-
-def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(clip, "reachable", lambda _: False)
-    monkeypatch.setattr(clip, "_in_hub_cache", lambda *_: None)
-    with pytest.raises(UserError) as error:
-        scorers(["clipiqa"], ClipConfig(), CPU)
-    message = str(error.value)
-    assert "\n" not in message
-    for words in ("timm/resnet50_clip.openai", "about 408 MB", "hub", "--weights clipiqa=FILE"):
-        assert words in message, words
-    with pytest.raises(UserError, match="no such file"):
-        scorers(["clipiqa"], ClipConfig(weights=str(tmp_path / "none.pt")), CPU)
-    (tmp_path / "bad.pt").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="holds no weights of open_clip's RN50"):
-        scorers(["clipiqa"], ClipConfig(weights=str(tmp_path / "bad.pt")), CPU)
-    with pytest.raises(UserError, match="has no weights 'mine' of RN50: there are openai"):
-        scorers(["clipiqa"], ClipConfig(pretrained="mine"), CPU)
-    with pytest.raises(UserError, match="has no model 'RN51'"):
-        scorers(["clipiqa"], ClipConfig(model="RN51"), CPU)
-
-
-def test_a_host_that_does_not_answer_is_not_waited_for() -> None:
-    assert not weights.reachable("https://127.0.0.1:9/file")
-    assert not weights.reachable("no url")
 
 
 def test_prompts() -> None:

@@ -18,11 +18,12 @@ from ambient.curate.pool import find, scan
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
+from little_clip import write_little_clips
 from photo_pool import write_photo_pool
 from shards import png, write_tar
 
-KILLS = {"run": 20, "update": 10}
-ZYGOTE = """
+KILLS = {"run": 20, "update": 10, "score": 15}
+ANNOTATE = """
 import os, sys
 from pathlib import Path
 import torch
@@ -48,6 +49,31 @@ for line in sys.stdin:
 Prints its number, then how it ended.
 """
 
+SCORE = """
+import os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import open_clip
+import ambient.curate.scoring as scoring
+from ambient.curate.openclip import ClipConfig
+from ambient.curate.reporter import Reporter
+scoring.ROWS_PER_PART = scoring.RECORDS_PER_PART = 4
+pool, out, clips = map(Path, sys.argv[1:])
+open_clip.add_model_config(clips / "little-vit.json")
+network = ClipConfig(model="little-vit", weights=str(clips / "little-vit.pt"))
+config = scoring.ScoreConfig(by=("phash", "clipiqa", "clipscore", "clip_embedding", "piqe"), clip=network)
+scoring.load_networks(config, torch.device("cpu"))
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        scoring.score_target(pool, out, config, device="cpu", workers=0, reporter=Reporter(quiet=True))
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""The same for scores by little networks."""
+
 
 @pytest.fixture(autouse=True)
 def _close():
@@ -56,8 +82,8 @@ def _close():
 
 
 @contextlib.contextmanager
-def zygote(pool: Path, out: Path) -> Iterator[subprocess.Popen]:
-    arguments = [sys.executable, "-c", ZYGOTE, str(pool), str(out)]
+def zygote(script: str, *paths: Path) -> Iterator[subprocess.Popen]:
+    arguments = [sys.executable, "-c", script, *map(str, paths)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         try:
             yield process
@@ -79,7 +105,7 @@ def test_killed_at_random_times_the_manifest_is_that_of_an_undisturbed_run(tmp_p
     """Whatever moment a run dies at, the next goes on; when one ends, every byte is right, and it starts again."""
     pool, out = write_photo_pool(tmp_path / "pool", clean=10, per_blur=8), tmp_path / "m.parquet"
     moments, finished = random.Random(0), 0
-    with zygote(pool, out) as process:
+    with zygote(ANNOTATE, pool, out) as process:
         start(process)
         assert ended(process) == 0
         first = {path: path.read_bytes() for path in (out, tmp_path / "m.parquet.classifier")}
@@ -116,10 +142,48 @@ def test_killed_at_random_times_the_manifest_is_that_of_an_undisturbed_run(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.parquet", "m.parquet.classifier", "pool"]
 
 
+def test_scores_of_a_run_that_is_killed_at_random_times_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """Whatever moment it dies at, in the middle of a part or between two: byte for byte, and no part is left behind."""
+    pool, out, clips = write_photo_pool(tmp_path / "pool", clean=10, per_blur=8), tmp_path / "s.parquet", tmp_path / "c"
+    for number, path in enumerate(sorted(pool.rglob("*.png"))):
+        path.with_suffix(".txt").write_text(f"number {number}")
+    clips.mkdir()
+    write_little_clips(clips)
+    moments, finished, partly = random.Random(0), 0, 0
+    with zygote(SCORE, pool, out, clips) as process:
+        start(process)
+        assert ended(process) == 0
+        out.unlink()
+        began = time.monotonic()
+        start(process)
+        assert ended(process) == 0
+        duration, expected = time.monotonic() - began, out.read_bytes()
+        out.unlink()
+        for _ in range(KILLS["score"]):
+            victim = start(process)
+            time.sleep(moments.uniform(0, duration))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            end = ended(process)
+            assert end in (0, -signal.SIGKILL)
+            partly += end != 0 and len(list(tmp_path.glob("s.parquet.parts/*.parquet"))) > 0
+            if end == 0:
+                assert out.read_bytes() == expected
+                finished += 1
+                out.unlink()
+        start(process)
+        assert ended(process) == 0
+    assert out.read_bytes() == expected
+    assert pq.read_table(out)["clipscore"].null_count == 0
+    assert finished < KILLS["score"]  # some were really killed
+    assert partly > 0  # and had finished a part before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "pool", "s.parquet"]
+
+
 def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second finds the first at work, whatever it would do itself."""
     pool, out = write_photo_pool(tmp_path / "pool", clean=10, per_blur=8), tmp_path / "m.parquet"
-    with zygote(pool, out) as process:
+    with zygote(ANNOTATE, pool, out) as process:
         victim = start(process)
         until = time.monotonic() + 60
         while not (tmp_path / "m.parquet.parts" / "records-000000.parquet").exists():

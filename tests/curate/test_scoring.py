@@ -11,8 +11,8 @@ import pytest
 import torch
 from ambient.curate import scoring
 from ambient.curate.annotate import AnnotateConfig, annotate
-from ambient.curate.clip import ClipConfig
 from ambient.curate.images import decode
+from ambient.curate.openclip import ClipConfig
 from ambient.curate.query import query
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
@@ -164,8 +164,12 @@ def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
 ) -> None:
     run(pool, "musiq")
     before = (pool.parent / "s.parquet").stat().st_mtime_ns
+    left = pool.parent / "s.parquet.parts"  # as by a run that was killed when its table was complete
+    left.mkdir()
+    (left / "scores-000000.parquet").touch()
     run(pool, "musiq")
     assert (pool.parent / "s.parquet").stat().st_mtime_ns == before
+    assert not left.exists()
     with pytest.raises(UserError, match="--overwrite"):
         run(pool, "cnniqa")
     assert "cnniqa" in run(pool, "cnniqa", overwrite=True).column_names
