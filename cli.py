@@ -51,6 +51,7 @@ def annotate(
     by: Annotated[str | None, typer.Option(help="Scores that rank, such as sharpness,noise; their mean rank.")] = None,
     within: Annotated[str | None, typer.Option(help="Rank within each label or source.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Table of `ambient score` whose scores may rank.")] = None,
+    classifier: Annotated[Path | None, typer.Option(help="Of an earlier run; nothing is trained.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Also show the clean set in OUT.clean.png.")] = False,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")
@@ -59,7 +60,9 @@ def annotate(
     epsilon: Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")] = 0.05,
     draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 8,
     per: Annotated[Per, typer.Option(help="One threshold per picture, or per source.")] = "picture",
-    steps: Annotated[int, typer.Option(help="Optimiser steps of the classifier.")] = 1000,
+    steps: Annotated[
+        int | None, typer.Option(help="Most steps of the classifier; default: 1,000, on a GPU 8,000.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = _CORES,
@@ -78,8 +81,9 @@ def annotate(
 
     Example: ambient annotate ./pool --clean ./pool/camera -o manifest.parquet
     """
-    from .curate.annotate import AnnotateConfig, plan
     from .curate.annotate import annotate as run_annotation
+    from .curate.annotate import plan
+    from .curate.config import AnnotateConfig
     from .curate.query import query
     from .curate.ranks import top_of
     from .curate.reporter import Reporter
@@ -90,6 +94,7 @@ def annotate(
         clean_where=clean_where,
         clean_top=top_of(clean_top, by, within),
         scores=scores,
+        classifier=classifier,
         resolution=resolution,
         channels=channels,
         epsilon=epsilon,
@@ -114,7 +119,8 @@ def annotate(
         preview=preview,
         reporter=Reporter(),
     )
-    print_table(query(out, "FROM by_source"))
+    if os.environ.get("RANK", "0") == "0":  # of several processes, started by torchrun, one speaks
+        print_table(query(out, "FROM by_source"))
 
 
 @app.command()

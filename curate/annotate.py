@@ -6,15 +6,15 @@ Every stage writes finished parts (curate/manifest.py), so the same command cont
 import math
 import shlex
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from .. import __version__
 from ..schemas.errors import UserError
@@ -22,77 +22,26 @@ from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, re
 from ..schemas.space import Space
 from .columns import Rows, matrix
 from .columns import is_ as _is
-from .crossfit import CrossFitted
+from .config import AnnotateConfig
+from .crossfit import CrossFitted, load_classifier
 from .decide import Rule, settle
 from .device import choose_device, fast_matmul
 from .learn import CLASSIFIER, trained
 from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest
-from .measure import measure
-from .pool import Duplicates, Found, find, replaced, settle_duplicates
+from .measure import follow, measure
+from .pool import Found, find, replaced, settle_duplicates
 from .preview import write_preview
 from .ranks import Top, agreement, best, ranks
 from .reference import check_split, in_clean_dir, roots_of, where
 from .remote import address, is_remote
 from .reporter import Reporter
-from .run import Run as _Run
+from .run import Run
 from .scores import COMBINED, SCORES
 from .scoring import ScoreConfig, add_scores, collect, join_scores, load_networks, score_names, usable
+from .team import Team, joined
 from .threshold import draw_noise, sigma_grid
 from .update import Past, choose, classifier_beside, join, past
 from .uris import Roots
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnnotateConfig:
-    """What decides the values in a manifest.
-
-    clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them;
-    clean_top: the best by rank, which is also what is done when nothing is said. scores: table whose score columns are
-    added. resolution: None takes the largest power of two <= the median short side, at most 256. draws: noise draws
-    per level, on average. per: one threshold per picture or per source. steps: of the classifier.
-    """
-
-    clean: Path | None = None
-    clean_where: str | None = None
-    clean_top: Top | None = None
-    scores: Path | None = None
-    resolution: int | None = None
-    channels: int = 3
-    epsilon: float = 0.05
-    draws: int = 8
-    per: Literal["picture", "source"] = "picture"
-    duplicates: Duplicates = "mark"
-    steps: int = 1000
-    seed: int = 0
-    accept_indistinguishable: bool = False
-
-    def __post_init__(self) -> None:
-        if sum(way is not None for way in (self.clean, self.clean_where, self.clean_top)) > 1:
-            raise UserError("--clean, --clean-where and --clean-top all say what is clean: give one of them")
-        if not 0 < self.epsilon < 0.5:
-            raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
-        if not 1 <= self.draws <= 4096:
-            raise UserError(f"draws must lie between 1 and 4096, not {self.draws}")
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, not {self.steps}")
-        if self.duplicates not in ("mark", "keep"):
-            raise UserError(f"--duplicates is mark or keep, not {self.duplicates!r}")
-        if self.per not in ("picture", "source"):
-            raise UserError(f"--per is picture or source, not {self.per!r}")
-        resolution = 8 if self.resolution is None else self.resolution
-        Space(resolution=resolution, channels=self.channels)  # raises UserError now, not after reading
-
-    def arguments(self) -> list[str]:
-        """The command-line options that say the same, those left at their defaults left out."""
-        words = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Top):
-                words += value.arguments()
-            elif value != field.default:
-                option = "--" + field.name.replace("_", "-")
-                words += [option] if value is True else [option, str(value)]
-        return words
 
 
 def annotate(
@@ -117,7 +66,30 @@ def annotate(
     reporter = reporter or Reporter()
     if preview and (config.clean or config.clean_where):
         raise UserError("--preview shows a choice by rank: leave out --clean and --clean-where")
-    place = choose_device(device)
+    with joined() as team:
+        place, workers = team.device(choose_device(device)), -(-workers // team.size)
+        with fast_matmul(place):
+            if team.rank > 0:
+                follow(out, config, team=team, device=place, workers=workers)
+            else:
+                _lead(pool, out, config, team, place, workers, overwrite, update, preview, reporter)
+                team.tell(None)
+    return out
+
+
+def _lead(
+    pool: Path,
+    out: Path,
+    config: AnnotateConfig,
+    team: Team,
+    place: torch.device,
+    workers: int,
+    overwrite: bool,
+    update: bool,
+    preview: bool,
+    reporter: Reporter,
+) -> None:
+    """What one process does, or the first of several."""
     roots = _roots(pool, config)
     found = find(roots)
     _say_found(found, pool, reporter)
@@ -126,15 +98,15 @@ def annotate(
     if before is None and _finished(out, identity, overwrite):
         reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
         sweep(out, identity)
-        return out
+        return
     work_id = digest([identity, before.metadata.fingerprint, before.fresh.candidates.digest()]) if before else identity
-    with Work(out, work_id) as work, fast_matmul(place):
+    with Work(out, work_id) as work:
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
-        run = _Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter)
+        run = Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter, team=team)
         if before:
             _update(before, out, pool, identity, run)
-            return out
+            return
         sheet = out.with_suffix(".clean.png") if preview else None
         records, clean_set = _choose_clean(usable(_collect(found, run)), pool, sheet, run)
         space = _space(records, run)
@@ -160,10 +132,9 @@ def annotate(
         with replacing(classifier_beside(out)) as beside:
             shutil.copyfile(work.folder / CLASSIFIER, beside)
         write_manifest(out, rows, manifest_schema(score_fields(rows.schema)), metadata)
-    return out
 
 
-def _update(before: Past, out: Path, pool: Path, identity: str, run: _Run) -> None:
+def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> None:
     """Annotate what is new or changed with the classifier of the manifest, and write it again."""
     config, metadata, fresh = run.config, before.metadata, before.fresh
     rows = None
@@ -191,6 +162,7 @@ def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
         **asdict(config),
         "clean": str(config.clean) if config.clean else None,
         "scores": str(config.scores) if config.scores else None,
+        "classifier": str(config.classifier) if config.classifier else None,
         "pictures_found": len(found.candidates),
         "other_files": sum(found.others.values()),
         "noise_levels": len(sigma_grid()),
@@ -210,7 +182,8 @@ def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
 
 
 def _options(config: AnnotateConfig) -> str:
-    return digest({**asdict(config), "clean": str(config.clean), "scores": str(config.scores)})
+    given = {name: str(getattr(config, name)) for name in ("clean", "scores", "classifier")}
+    return digest({**asdict(config), **given})
 
 
 def _finished(out: Path, identity: str, overwrite: bool) -> bool:
@@ -234,7 +207,7 @@ def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
         reporter.say(f"left out files that are not pictures: {others}")
 
 
-def _collect(found: Found, run: _Run) -> pa.Table:
+def _collect(found: Found, run: Run) -> pa.Table:
     """Stage 1: read every file once; identity, size, status, scores."""
     config, by = run.config, run.config.clean_top.by if run.config.clean_top else ()
     known = {*SCORES, *(score_names(config.scores) if config.scores else ())}
@@ -255,13 +228,15 @@ def _collect(found: Found, run: _Run) -> pa.Table:
     )
 
 
-def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: _Run) -> tuple[pa.Table, str]:
+def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) -> tuple[pa.Table, str]:
     """Stage 2: who is clean, and by what; then duplicates, among which a clean picture wins."""
     config = run.config
     if config.clean is not None:
         mask, how = in_clean_dir(records, pool, config.clean, run.roots), f"--clean {config.clean}"
     elif config.clean_where is not None:
         mask, how = where(records, config.clean_where), f"--clean-where {config.clean_where!r}"
+    elif config.classifier is not None and config.clean_top is None:
+        mask, how = np.zeros(len(records), bool), "nothing: --classifier judges every picture"
     else:
         top = config.clean_top or Top()
         mask, how = best(records, top), str(top)
@@ -273,7 +248,8 @@ def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: _Run) 
     records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
     records = settle_duplicates(records, config.duplicates)
     ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
-    check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
+    if config.classifier is None:
+        check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
     run.reporter.say(f"clean set: {(ok & clean).sum():,} of {ok.sum():,} usable pictures, by {how}")
     unusable = pc.value_counts(records.filter(pa.array(~ok))["status"].cast(pa.string())).to_pylist()
     if unusable:
@@ -292,9 +268,17 @@ def _say_agreement(records: pa.Table, top: Top, reporter: Reporter) -> None:
         reporter.say(f"agreement of the measures (Spearman's rank correlation): {shown}")
 
 
-def _space(records: pa.Table, run: _Run) -> Space:
-    """The space asked for, or the one that fits the usable pictures."""
+def _space(records: pa.Table, run: Run) -> Space:
+    """The space asked for, or the given classifier's, or the one that fits the usable pictures."""
     resolution = run.config.resolution
+    if run.config.classifier is not None:
+        space = load_classifier(run.config.classifier)[0].space
+        if resolution not in (None, space.resolution) or run.config.channels != space.channels:
+            raise UserError(
+                f"{run.config.classifier} judges pictures of {space.resolution}x{space.resolution} with "
+                f"{space.channels} channels: leave out --resolution, and give --channels {space.channels}"
+            )
+        return space
     if resolution is None:
         ok = records.filter(pa.array(_is(records, "status", "ok")))
         short = float(np.median(np.minimum(ok["width"].to_numpy(), ok["height"].to_numpy())))
@@ -304,7 +288,7 @@ def _space(records: pa.Table, run: _Run) -> Space:
 
 
 def _annotated(
-    records: pa.Table, classifier: CrossFitted, run: _Run, *, noise: Rows | None = None
+    records: pa.Table, classifier: CrossFitted, run: Run, *, noise: Rows | None = None
 ) -> tuple[pa.Table, Rows]:
     """Stage 5: records with their curves and thresholds, the columns of a manifest; and the noise of the draws.
 

@@ -52,6 +52,12 @@ class CrossFitted(nn.Module):
         self.seed, self.groups, self.spread = seed, groups, list(spread)
         self.damage = damage
 
+    @property
+    def space(self) -> Space:
+        first = self.members[0]
+        assert isinstance(first, QualityClassifier)
+        return first.space
+
     def folds(self, names: Tensor) -> Tensor:
         """(N,) which member judges each of these pictures."""
         return folds_of(names, len(self.members), self.seed)
@@ -69,7 +75,7 @@ def save_classifier(path: Path, classifier: CrossFitted) -> str:
     first = classifier.members[0]
     assert isinstance(first, QualityClassifier)
     header = {
-        "space": first.space.to_json(),
+        "space": classifier.space.to_json(),
         "config": asdict(first.config),
         "folds": len(classifier.members),
         "seed": classifier.seed,

@@ -28,14 +28,16 @@ CLASSIFIER = "classifier.safetensors"
 _FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
 _GROUPS = 16  # the most groups
 _SMALLEST_GROUP, _SMALLEST_SHARE = 20, 1 / 400  # for one of one's own, so that each half of the pool has some of it
+_STEPS = {"cpu": 1000, "cuda": 8000}  # at most: the held-out loss says when to stop
 _SMALL = 200  # clean pictures; with fewer, thresholds are rough
 
 
 def trained(records: pa.Table, space: Space, run: Run) -> tuple[CrossFitted, str]:
-    """The classifiers and the digest of their file: trained now, or by a run that was interrupted afterwards."""
+    """The classifiers and the digest of their file: given, or trained now or by a run that was interrupted."""
     path = run.work.folder / CLASSIFIER
     if not path.exists():
-        classifier = _train(records, space, run)
+        given = run.config.classifier
+        classifier = _train(records, space, run) if given is None else load_classifier(given)[0]
         with replacing(path) as partial:
             save_classifier(partial, classifier)
     classifier, content_hash = load_classifier(path)
@@ -56,7 +58,7 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
         run.reporter.warn(
             f"only {len(clean.pictures):,} clean pictures: thresholds are rough, and their intervals wide; more help"
         )
-    config = FitConfig(steps=run.config.steps, seed=run.config.seed)
+    config = FitConfig(steps=run.config.steps or _STEPS[run.device.type], seed=run.config.seed)
     warn_of_confounds(clean, other, config.seed, run)
     network = ClassifierConfig(groups=len(groups))
     with run.reporter.track("training the classifier", config.steps, "steps") as advance:

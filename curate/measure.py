@@ -4,20 +4,25 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from ..schemas.space import Space
 from .columns import Rows, is_, lists, spread, words
-from .crossfit import CrossFitted
+from .config import AnnotateConfig
+from .crossfit import CrossFitted, load_classifier
 from .curves import Curves, search
 from .images import Unusable, load_many, to_unit
-from .manifest import write_table
+from .learn import CLASSIFIER
+from .manifest import Work, write_table
 from .noise import names_of
-from .reporter import Advance
+from .reporter import Advance, Reporter
 from .run import Run
+from .team import Team
 from .threshold import NUM_LEVELS, sigma_grid
 
 # Pictures in a part that is kept, and pictures annotated at a time: fixed, so that a picture's batch never depends on
@@ -28,20 +33,45 @@ _WORTH_COMPILING = 40_000_000  # network evaluations
 _CURVES = ("mean", "variance", "count")
 
 
+_ROWS = "rows.parquet"
+
+
 def measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run) -> None:
-    """Write p_clean of every usable row, in parts that are kept."""
+    """Write p_clean of every usable row, in parts that are kept; each process of a team makes some of them."""
+    if run.team.size > 1:
+        write_table(run.work.folder / _ROWS, records.select(["uri", "id", "source", "status"]))
+        run.team.tell({"run": run.work.run, "roots": run.roots})
+    _measure(records, classifier, space, run)
+    run.team.wait()
+
+
+def follow(out: Path, config: AnnotateConfig, *, team: Team, device: torch.device, workers: int) -> None:
+    """Make parts for the leader of a team until there is nothing left to do."""
+    while (job := team.hear()) is not None:
+        work, quiet = Work(out, job["run"]), Reporter(quiet=True)
+        run = Run(
+            config=config, roots=job["roots"], work=work, device=device, workers=workers, reporter=quiet, team=team
+        )
+        classifier, _ = load_classifier(work.folder / CLASSIFIER)
+        records = pq.read_table(work.folder / _ROWS)
+        _measure(records, classifier.to(device), classifier.space, run)
+        team.wait()
+
+
+def _measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run) -> None:
     ok, size = np.flatnonzero(is_(records, "status", "ok")), PER_PART[run.device.type]
     compiled = run.device.type == "cuda" and len(ok) * NUM_LEVELS * run.config.draws >= _WORTH_COMPILING
     find_curves = partial(cross_search, classifier, run=run, compiled=compiled)
-    with run.reporter.track("annotating", len(ok)) as advance:
-        for number, start in enumerate(range(0, len(ok), size)):
-            path, rows = run.work.part(f"curves-{size}", number), ok[start : start + size]
+    parts = [(number, ok[start : start + size]) for number, start in enumerate(range(0, len(ok), size))]
+    mine = parts[run.team.rank :: run.team.size]
+    with run.reporter.track("annotating", sum(len(rows) for _, rows in mine)) as advance:
+        for number, rows in mine:
+            path = run.work.part(f"curves-{size}", number)
             if path.exists():
                 advance(len(rows))
             else:
-                write_table(
-                    path, _part(records.take(pa.array(rows)), rows, find_curves, classifier, space, run, advance)
-                )
+                part = records.take(pa.array(rows))
+                write_table(path, _part(part, rows, find_curves, classifier, space, run, advance))
 
 
 def _part(

@@ -1,26 +1,25 @@
 """What every stage of an annotation needs to know."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import torch
 
+from .config import AnnotateConfig
 from .manifest import Work
 from .reporter import Reporter
+from .team import Team
 from .uris import Roots
-
-if TYPE_CHECKING:
-    from .annotate import AnnotateConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """config: what was asked for; roots: where pictures lie; work: where finished parts lie; device: of the classifier;
-    workers: threads that decode."""
+    workers: threads or processes that decode; team: the processes that annotate."""
 
-    config: "AnnotateConfig"
+    config: AnnotateConfig
     roots: Roots
     work: Work
     device: torch.device
     workers: int
     reporter: Reporter
+    team: Team = field(default_factory=Team)

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from ..curate.annotate import AnnotateConfig, annotate
+from ..curate.annotate import annotate
+from ..curate.config import AnnotateConfig
 from ..curate.corrupt import corrupt
 from ..curate.corruptions import parse
 from ..curate.device import choose_device

@@ -15,7 +15,8 @@ import pytest
 import torch
 from ambient import __version__
 from ambient.curate import measure, scoring
-from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.annotate import annotate
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.curves import Curves
 from ambient.curate.noise import names_of
 from ambient.curate.reporter import Reporter

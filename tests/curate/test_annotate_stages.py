@@ -13,7 +13,8 @@ import pytest
 import torch
 from ambient.curate import annotate as stages
 from ambient.curate import learn, measure, scoring
-from ambient.curate.annotate import AnnotateConfig, annotate, plan
+from ambient.curate.annotate import annotate, plan
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit, Sample

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.annotate import annotate
 from ambient.curate.clipscore import Embedder
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.decide import Rule
 from ambient.curate.openclip import ClipConfig
 from ambient.curate.query import query

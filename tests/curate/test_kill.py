@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ambient.curate import pool as reading
-from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.annotate import annotate
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.pool import find, scan
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import files
-from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.annotate import annotate
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.pool import find, scan
 from ambient.curate.reference import in_clean_dir, roots_of
 from ambient.curate.remote import address

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import scoring
-from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.annotate import annotate
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.images import decode
 from ambient.curate.openclip import ClipConfig
 from ambient.curate.query import query

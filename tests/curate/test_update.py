@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ambient.curate import learn, scoring
-from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.annotate import annotate
+from ambient.curate.config import AnnotateConfig
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError

@@ -1,0 +1,66 @@
+"""What an annotation is asked to do."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from ..schemas.errors import UserError
+from ..schemas.space import Space
+from .pool import Duplicates
+from .ranks import Top
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotateConfig:
+    """What decides the values in a manifest.
+
+    clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them;
+    clean_top: the best by rank, which is also what is done when nothing is said. scores: table whose score columns are
+    added. classifier: file of an earlier run, which judges instead of one trained here; then nothing is clean unless
+    said. resolution: None takes the classifier's, or the largest power of two <= the median short side, at most 256.
+    draws: noise draws per level, on average. per: one threshold per picture or per source. steps: the most of the
+    classifier's training, which its held-out loss ends; None takes 1,000 on a CPU and 8,000 on a GPU.
+    """
+
+    clean: Path | None = None
+    clean_where: str | None = None
+    clean_top: Top | None = None
+    scores: Path | None = None
+    classifier: Path | None = None
+    resolution: int | None = None
+    channels: int = 3
+    epsilon: float = 0.05
+    draws: int = 8
+    per: Literal["picture", "source"] = "picture"
+    duplicates: Duplicates = "mark"
+    steps: int | None = None
+    seed: int = 0
+    accept_indistinguishable: bool = False
+
+    def __post_init__(self) -> None:
+        if sum(way is not None for way in (self.clean, self.clean_where, self.clean_top)) > 1:
+            raise UserError("--clean, --clean-where and --clean-top all say what is clean: give one of them")
+        if not 0 < self.epsilon < 0.5:
+            raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
+        if not 1 <= self.draws <= 4096:
+            raise UserError(f"draws must lie between 1 and 4096, not {self.draws}")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps must be at least 1, not {self.steps}")
+        if self.duplicates not in ("mark", "keep"):
+            raise UserError(f"--duplicates is mark or keep, not {self.duplicates!r}")
+        if self.per not in ("picture", "source"):
+            raise UserError(f"--per is picture or source, not {self.per!r}")
+        resolution = 8 if self.resolution is None else self.resolution
+        Space(resolution=resolution, channels=self.channels)  # raises UserError now, not after reading
+
+    def arguments(self) -> list[str]:
+        """The command-line options that say the same, those left at their defaults left out."""
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Top):
+                words += value.arguments()
+            elif value != field.default:
+                option = "--" + field.name.replace("_", "-")
+                words += [option] if value is True else [option, str(value)]
+        return words

@@ -1,0 +1,99 @@
+"""A classifier of an earlier run, and several processes that judge by it: the same thresholds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from ambient.curate import measure
+from ambient.curate.annotate import annotate
+from ambient.curate.config import AnnotateConfig
+from ambient.curate.reporter import Reporter
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import read_metadata
+from photo_pool import write_photo_pool
+
+OPTIONS = {"draws": 2, "accept_indistinguishable": True}
+PROGRAM = """
+import os
+import ambient.curate.measure as measuring
+from ambient.cli import main
+measuring.PER_PART["cpu"] = 16
+real = measuring.write_table
+def write_and_tell(path, table):
+    real(path, table)
+    with open(os.environ["TOLD"], "a") as file:
+        print(os.environ["RANK"], path.stem, file=file)
+measuring.write_table = write_and_tell
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photo_pool(tmp_path_factory.mktemp("team") / "pool")
+
+
+@pytest.fixture(scope="module")
+def manifest(pool: Path) -> Path:
+    path = pool.parent / "first.parquet"
+    config = AnnotateConfig(clean=pool / "clean", steps=20, **OPTIONS)
+    return annotate(pool, path, config, device="cpu", reporter=Reporter(quiet=True))
+
+
+def by_classifier(pool: Path, manifest: Path, out: Path, **options: object) -> Path:
+    config = AnnotateConfig(classifier=manifest.with_name(manifest.name + ".classifier"), **OPTIONS, **options)
+    return annotate(pool, out, config, device="cpu", reporter=Reporter(quiet=True))
+
+
+def test_the_classifier_of_a_run_gives_its_thresholds_again(pool: Path, manifest: Path, tmp_path: Path) -> None:
+    again = by_classifier(pool, manifest, tmp_path / "again.parquet", clean=pool / "clean")
+    assert pq.read_table(again).equals(pq.read_table(manifest))
+    assert read_metadata(again).classifier == read_metadata(manifest).classifier
+
+
+def test_without_a_clean_set_it_judges_every_picture(pool: Path, manifest: Path, tmp_path: Path) -> None:
+    table, first = pq.read_table(by_classifier(pool, manifest, tmp_path / "all.parquet")), pq.read_table(manifest)
+    assert set(table["role"].to_pylist()) == {"pool"}
+    assert set(table["method"].to_pylist()) == {"classifier"}
+    assert table["p_clean"].equals(first["p_clean"])
+    clean = pc.equal(first["role"].cast("string"), "clean")
+    assert pc.max(table["sigma_min"].filter(clean)).as_py() > 0
+
+
+def test_a_classifier_of_other_pictures_is_refused(pool: Path, manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="16x16"):
+        by_classifier(pool, manifest, tmp_path / "m.parquet", resolution=8)
+    with pytest.raises(UserError, match="classifier"):
+        by_classifier(pool, pool / "clean" / "000.png", tmp_path / "m.parquet")
+
+
+def test_two_processes_write_the_same_manifest(
+    pool: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(measure.PER_PART, "cpu", 16)
+    alone = by_classifier(pool, manifest, tmp_path / "one.parquet", clean=pool / "clean")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    told, out = tmp_path / "told", tmp_path / "two.parquet"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ["--clean", pool / "clean", "--classifier", f"{manifest}.classifier", "--draws", "2", "--device", "cpu"]
+    run = subprocess.run(
+        [*launch, tmp_path / "program.py", "annotate", pool, "-o", out, *options, "--accept-indistinguishable"],
+        env={**os.environ, "TOLD": str(told), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert pq.read_table(out).equals(pq.read_table(alone))
+    assert run.stdout.count("blurred") == 1  # one of them prints the table
+    parts = [line.split() for line in told.read_text().splitlines()]
+    made = {rank: sorted(name for mine, name in parts if mine == rank and "curves" in name) for rank in "01"}
+    assert len(made["0"]) >= 4
+    assert len(made["0"]) - len(made["1"]) in (0, 1)
+    assert not set(made["0"]) & set(made["1"])
+    assert not out.with_name(out.name + ".parts").exists()
