@@ -50,6 +50,7 @@ class QualityClassifier(nn.Module):
     """Callable (x, sigma[, group]) -> logit of "clean" (contract: any callable (x, sigma) can annotate)."""
 
     power: Tensor
+    colours: Tensor
     dct: Tensor
     hartley: Tensor
     positions: Tensor
@@ -60,9 +61,9 @@ class QualityClassifier(nn.Module):
         super().__init__()
         self.space, self.config = space, config
         bands, views = space.channels * BLOCK * BLOCK, len(_views(space))
-        colours = _opponent_colours(space.channels).T.contiguous()
-        for name, basis in (("dct", _dct()), ("hartley", _hartley())):  # colours and basis at once, (C * 64, C * 64)
-            self.register_buffer(name, torch.kron(colours, torch.kron(basis, basis)).contiguous(), persistent=False)
+        self.register_buffer("colours", _opponent_colours(space.channels), persistent=False)
+        for name, basis in (("dct", _dct()), ("hartley", _hartley())):
+            self.register_buffer(name, torch.kron(basis, basis), persistent=False)  # (64, 64)
         self.register_buffer("positions", torch.linspace(-1.5, 1.5, _NOISE_FEATURES), persistent=False)
         self.register_buffer("log_temperature", torch.zeros(_NOISE_FEATURES))
         slots = _GOOD + config.groups * config.bad
@@ -91,7 +92,7 @@ class QualityClassifier(nn.Module):
 
         x: (N, C, H, W). Returns one (N, blocks, C * 64) per view.
         """
-        pyramid = {0: x}
+        pyramid = {0: torch.einsum("ij,njhw->nihw", self.colours, x)}
         views = _views(self.space)
         for halvings in range(1, 1 + max(halvings for halvings, _, _ in views)):
             pyramid[halvings] = _halved(pyramid[halvings - 1])
@@ -99,7 +100,7 @@ class QualityClassifier(nn.Module):
         for halvings, shift, periodic in views:
             side = pyramid[halvings].shape[-1] - shift
             blocks = _blocks(pyramid[halvings][:, :, shift:side, shift:side])
-            out.append(blocks @ (self.hartley if periodic else self.dct))
+            out.append((blocks @ (self.hartley if periodic else self.dct)).flatten(2))
         return out
 
     def forward(self, x: Tensor, sigma: Tensor, group: Tensor | None = None) -> Tensor:
@@ -221,11 +222,11 @@ def _halved(x: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, blocks, C * 64); a remainder at the right and bottom is left out."""
+    """(N, C, H, W) -> (N, blocks, C, 64); a remainder at the right and bottom is left out."""
     n, c, height, width = x.shape
     h, w = height // BLOCK, width // BLOCK
     x = x[:, :, : h * BLOCK, : w * BLOCK].reshape(n, c, h, BLOCK, w, BLOCK)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(n, h * w, c * BLOCK * BLOCK)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(n, h * w, c, BLOCK * BLOCK)
 
 
 def _film(hidden: Tensor, scale_shift: Tensor) -> Tensor:

@@ -54,17 +54,17 @@ def p_clean(
     groups: (N,) int64, what the classifier is told, if anything. levels: (N, K) int64 indices into the grid, all levels
     when left out. draws: how many, numbered from `first`, which is even.
     batch: network evaluations at a time; when left out, what suits the device. compiled: by ``torch.compile``, which
-    takes seconds and then does each batch in a quarter of the time on a GPU.
+    takes half a minute and then does a batch in a third of the time on a GPU, in two thirds on a CPU.
     Returns (N, K, draws) float32 in (0, 1), on the pictures' device.
     """
     every = torch.arange(len(grid), device=pictures.device).expand(len(pictures), -1)
     levels, pairs = every if levels is None else levels, -(-draws // 2)
     out = torch.empty(*levels.shape, pairs, 2, device=pictures.device)
-    tasks = _tasks_by_level if pictures.device.type == "cpu" else _tasks_in_full_batches
+    tasks = _tasks_by_level if pictures.device.type == "cpu" and not compiled else _tasks_in_full_batches
     evaluate = _compiled() if compiled else _evaluate
     for row, column, pair in tasks(levels, pairs, max(1, (batch or _batch(pictures)) // 2)):
         level = levels[row, column]
-        # On a CPU a batch has one level: stride 0 tells the classifier so.
+        # Where a batch has one level, stride 0 tells the classifier so.
         sigma = grid[level[0]].expand(len(row)) if tasks is _tasks_by_level else grid[level]
         told = None if groups is None else groups[row]
         stream = (level << _PAIR_BITS) + pair + first // 2
@@ -99,8 +99,8 @@ def _evaluate(
 ) -> Tensor:
     """p_clean of a picture with noise and with the opposite noise: (n, C, H, W) and four (n,) to (n, 2) float32."""
     z = normals(names, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=stream).view(x0.shape)
-    noise = z * sigma[:, None, None, None]
-    x = torch.stack([x0 + noise, x0 - noise], dim=1).flatten(0, 1)
+    signed = torch.stack([sigma, -sigma], dim=1)[:, :, None, None, None]
+    x = torch.addcmul(x0[:, None], z[:, None], signed).flatten(0, 1)
     both = sigma[:1].expand(len(x)) if sigma.stride(0) == 0 else sigma.repeat_interleave(2)
     logits = classifier(x, both) if told is None else classifier(x, both, told.repeat_interleave(2))
     return torch.sigmoid(logits.float()).view(-1, 2)

@@ -1,6 +1,7 @@
 """The stage that measures p_clean curves, part by part, each picture by the classifier that has not seen it."""
 
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -29,7 +30,7 @@ from .threshold import NUM_LEVELS, sigma_grid
 # where a run stopped. A GPU does thousands a second, and needs thousands at a time.
 PER_PART = {"cpu": 512, "cuda": 4096}
 _CHUNK_VALUES = {"cpu": 64 * 3 * 32**2, "cuda": 1 << 24}
-_WORTH_COMPILING = 40_000_000  # network evaluations
+_WORTH_COMPILING = {"cpu": 5_000_000, "cuda": 40_000_000}  # network evaluations: minutes on a CPU, half a one on a GPU
 _CURVES = ("mean", "variance", "count")
 
 
@@ -60,7 +61,7 @@ def follow(out: Path, config: AnnotateConfig, *, team: Team, device: torch.devic
 
 def _measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run) -> None:
     ok, size = np.flatnonzero(is_(records, "status", "ok")), PER_PART[run.device.type]
-    compiled = run.device.type == "cuda" and len(ok) * NUM_LEVELS * run.config.draws >= _WORTH_COMPILING
+    compiled = _can_compile(run.device) and len(ok) * NUM_LEVELS * run.config.draws >= _WORTH_COMPILING[run.device.type]
     find_curves = partial(cross_search, classifier, run=run, compiled=compiled)
     parts = [(number, ok[start : start + size]) for number, start in enumerate(range(0, len(ok), size))]
     mine = parts[run.team.rank :: run.team.size]
@@ -72,6 +73,11 @@ def _measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run)
             else:
                 part = records.take(pa.array(rows))
                 write_table(path, _part(part, rows, find_curves, classifier, space, run, advance))
+
+
+def _can_compile(device: torch.device) -> bool:
+    """A GPU's compiler comes with PyTorch; for a CPU it takes that of the machine."""
+    return device.type == "cuda" or shutil.which("g++") is not None
 
 
 def _part(
