@@ -90,7 +90,7 @@ def write(out: Path, measured: dict[str, Any], options: argparse.Namespace) -> N
     device = choose_device(options.device)
     about = {
         "command": shlex.join(["python", "benchmarks/annotation.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}",
         "torch": torch.__version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
