@@ -73,6 +73,7 @@ def main() -> None:
         add.add_argument("--draws", type=int, default=8, help="per level, on average: the default of ambient annotate")
         add.add_argument("--pictures", type=int, default=300)
         add.add_argument("--fields", type=int, default=48_000, help="of each set that the oracle's classifier learns")
+        add.add_argument("--many", type=int, default=1536, help="draws per level behind the oracle's dense values")
         add.add_argument("--seed", type=int, default=0)
     add = commands.add_parser("table", help="write docs/annotation.md's tables from docs/annotation/*.json")
     add.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs")
@@ -90,7 +91,7 @@ def write(out: Path, measured: dict[str, Any], options: argparse.Namespace) -> N
     device = choose_device(options.device)
     about = {
         "command": shlex.join(["python", "benchmarks/annotation.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}",
         "torch": torch.__version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
@@ -234,11 +235,11 @@ def oracle(options: argparse.Namespace) -> dict[str, Any]:
     each = options.pictures // len(BLURS)
     pictures = sample(mixture(each, 30), 10 * num)
     levels = torch.tensor(GRID[WHERE], dtype=torch.float32, device=device)
-    best = p_clean(optimal, pictures.pictures, pictures.names, levels, draws=320, seed=1).mean(dim=2)
+    best = p_clean(optimal, pictures.pictures, pictures.names, levels, draws=options.many // 4, seed=1).mean(dim=2)
     truth = crossing(isotonic(best.double().cpu().numpy()), GRID[WHERE], TAU)
     mean = np.zeros((len(truth), len(levels)))
     for member, mine in by_fold(judged.classifier, pictures.names):
-        many = p_clean(member, pictures.pictures[mine], pictures.names[mine], levels, draws=384, seed=5)
+        many = p_clean(member, pictures.pictures[mine], pictures.names[mine], levels, draws=options.many, seed=5)
         mean[mine.cpu().numpy()] = many.mean(dim=2).double().cpu().numpy()
     own = crossing(isotonic(mean), GRID[WHERE], TAU)
     return {

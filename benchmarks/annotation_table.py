@@ -17,7 +17,8 @@ def write_tables(docs: Path) -> None:
 def with_tables(text: str, folder: Path) -> str:
     measured = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     for kind, table in {"orders": orders, "dense": dense, "oracle": oracle}.items():
-        rows = "\n".join(table([m for m in measured if m["kind"] == kind]))
+        mine = [m for m in measured if m["kind"] == kind]
+        rows = "\n".join(table(mine)) if mine else "Not measured yet.\n"
         start, end = f"<!-- table {kind} -->\n", "<!-- end -->"
         text = re.sub(f"{start}.*?{end}", f"{start}{rows}\n{end}".replace("\\", r"\\"), text, flags=re.DOTALL)
     return text
@@ -26,7 +27,7 @@ def with_tables(text: str, folder: Path) -> str:
 def orders(measured: list[Measured]) -> list[str]:
     """One row per damage, one column per data set: the median sigma_min, and in brackets p10 to p90."""
     found = {m["data"]: {row["damage"]: row for row in m["rows"]} for m in measured}
-    damage = [row["damage"] for row in measured[0]["rows"]] if measured else []
+    damage = [row["damage"] for row in measured[0]["rows"]]
     lines = ["| damage | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
     for kind in damage:
         cells = [

@@ -24,7 +24,8 @@ def fold_spread(fit: Fit, other: Sample, seed: int) -> Array:
     From a sample that all members judge, with the same noise. Of two members one has seen the picture: what that moves
     p_clean by on average is left out; what it adds to the scatter is not, so this is rather too large than too small.
     """
-    pictures, names, told = (t[:_PICTURES] for t in (other.pictures, other.names, other.groups))
+    at = torch.linspace(0, len(other.names) - 1, min(_PICTURES, len(other.names)), device=other.names.device).long()
+    pictures, names, told = other.pictures[at], other.names[at], other.groups[at]
     x = to_unit(pictures) if pictures.dtype == torch.uint8 else pictures
     log_grid = np.log(sigma_grid())
     some = np.arange(_STEP - 1, len(log_grid), _STEP)

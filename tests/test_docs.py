@@ -3,6 +3,7 @@
 tests/demo.parquet is the manifest that `ambient demo` wrote on two CPU cores on 2026-11-23, without its curves.
 """
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -137,3 +138,12 @@ def test_the_python_in_the_documents_runs(
     )
     assert float(names["loss"]) > 0
     assert len(names["x_t"]) == 16
+
+
+def test_the_tables_on_annotation_are_what_was_measured() -> None:
+    """docs/annotation/*.json, written by benchmarks/annotation.py."""
+    spec = importlib.util.spec_from_file_location("annotation_table", ROOT / "benchmarks" / "annotation_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = DOCUMENTS["docs/annotation.md"]
+    assert module.with_tables(page, ROOT / "docs" / "annotation") == page

@@ -89,6 +89,18 @@ def test_no_member_depends_on_the_pictures_that_it_judges(one_population: tuple[
     assert not torch.equal(before[1].joint_in.weight, after[1].joint_in.weight)
 
 
+def test_two_threads_find_the_same_gradients_bit_for_bit() -> None:
+    """Sums by atomic additions come in another order every time, and training amplifies that."""
+    random = torch.Generator().manual_seed(0)
+    member = QualityClassifier(Space(resolution=16), ClassifierConfig(), torch.rand(6, 4, 192, generator=random) + 0.1)
+    x, sigma = torch.randn(512, 3, 16, 16, generator=random), torch.rand(512, generator=random) + 0.1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    found = [torch.autograd.grad(member(x, sigma).square().sum(), member.log_spectra)[0] for _ in range(5)]
+    torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, found[0]) for gradient in found)
+
+
 def test_more_steps_than_it_takes_change_nothing(one_population: tuple[Sample, Sample]) -> None:
     fits = [cross_fit(*one_population, space=SPACE, config=FitConfig(steps=s, batch_size=64)) for s in (100, 150)]
     assert fits[0].steps < 100 / 1.7  # it has turned before the shorter one ends
