@@ -1,5 +1,6 @@
 """How the network runs on its device: number format, compilation, kernels, memory."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ from ..curate.device import choose_device
 from ..schemas.errors import UserError
 
 _COMPILING_PAYS = 1_000_000  # training pictures
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -43,11 +45,23 @@ def should_compile(device: torch.device, choice: str, num_images: int) -> bool:
 
 
 def use_fast_kernels(device: torch.device) -> None:
-    """Let CUDA choose the fastest convolutions, and TF32 for what stays in float32."""
+    """Let CUDA choose the fastest convolutions, and TF32 for what stays in float32; on a CPU, keep freed memory."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_tf32 = True
+    else:
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next one, instead of giving it to the kernel and asking for it again.
+
+    Preset ``smoke`` met 35,000 page faults a step, a sixth of its time, and more on a machine short of memory.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @contextmanager
