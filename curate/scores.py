@@ -38,7 +38,7 @@ SCORES = {
 }
 """Columns of every record: the built-in measures."""
 
-COMBINED = ("diagonal_sharpness", "coarse_sharpness", "jpeg_quality", "noise", "chroma_noise")
+COMBINED = ("sharpness", "coarse_sharpness", "diagonal_sharpness", "jpeg_quality", "noise", "chroma_noise")
 """What ``undamaged`` is made of."""
 
 # Filters of unit energy: one that passes the highest frequencies, one that passes those around half of that.
@@ -92,20 +92,21 @@ def undamaged(values: dict[str, float]) -> float:
     return -float(np.logaddexp.reduce([-value for value in evidence]))
 
 
-def evidences(values: dict[str, float]) -> tuple[float, float, float, float, float]:
-    """What the odds are linear in: two kinds of sharpness, and logs of noise and of JPEG's steps, higher is better."""
+def evidences(values: dict[str, float]) -> tuple[float, ...]:
+    """What the odds are linear in: sharpness of three kinds, logs of noise and of JPEG's steps; higher is better."""
     quality = values["jpeg_quality"]
     ratio = max((100 - quality) / 50, 0.02) if quality >= 50 else 50 / max(quality, 1.0)
     return (
-        values["diagonal_sharpness"],
+        values["sharpness"],
         values["coarse_sharpness"],
+        values["diagonal_sharpness"],
         -math.log(ratio),
         -math.log(values["noise"] ** 2 + _NOISE_FLOOR),
         -math.log(values["chroma_noise"] ** 2 + _NOISE_FLOOR),
     )
 
 
-CALIBRATION = ((4.0, -2.6), (3.6, -2.7), (4.0, 1.2), (2.4, -3.35), (2.9, -1.6))
+CALIBRATION = ((3.2, -2.8), (3.6, -2.7), (4.0, -2.6), (4.0, 1.2), (2.4, -3.35), (2.9, -1.6))
 """(slope, zero) of each of ``evidences``: log odds = slope * (evidence - zero).
 
 Fitted by logistic regression of undamaged against damaged photographs, `python benchmarks/scores.py calibrate`; the

@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 from ambient.curate import openclip, weights
-from ambient.curate.openclip import ClipConfig, at_hand, load
+from ambient.curate.openclip import ClipConfig, load
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from open_clip import pretrained
@@ -39,14 +39,6 @@ def test_a_file_of_weights_is_used_as_its_tag_was_trained(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", ["RN50", "ViT-B-32"])
 def test_open_clip_still_says_that_openai_s_networks_have_quick_gelu(name: str) -> None:
     assert pretrained.get_pretrained_cfg(name, "openai")["quick_gelu"]
-
-
-def test_weights_at_hand_are_those_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openclip, "_in_hub_cache", lambda repository, _: "f" if "openai" in repository else None)
-    assert at_hand("RN50", "openai")
-    assert not at_hand("RN50", "cc12m")
-    assert not at_hand("RN50", "mine")
-    assert not at_hand("mine", "openai")
 
 
 def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

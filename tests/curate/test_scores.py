@@ -200,21 +200,10 @@ def test_undamaged_is_higher_for_the_picture_than_for_its_damaged_copies(photogr
 
 
 def test_undamaged_is_the_odds_against_any_damage() -> None:
-    clean = {
-        "diagonal_sharpness": 0.0,
-        "coarse_sharpness": 0.0,
-        "jpeg_quality": 100.0,
-        "noise": 0.0,
-        "chroma_noise": 0.0,
-    }
+    sharp = {"sharpness": 0.0, "coarse_sharpness": 0.0, "diagonal_sharpness": 0.0}
+    clean = {**sharp, "jpeg_quality": 100.0, "noise": 0.0, "chroma_noise": 0.0}
     assert undamaged(clean) > 3
-    bad = {
-        "diagonal_sharpness": -5,
-        "coarse_sharpness": -6.0,
-        "jpeg_quality": 20.0,
-        "noise": 30.0,
-        "chroma_noise": 30.0,
-    }
+    bad = {**dict.fromkeys(sharp, -6.0), "jpeg_quality": 20.0, "noise": 30.0, "chroma_noise": 30.0}
     alone = {name: undamaged({**clean, name: value}) for name, value in bad.items()}
     assert all(value < -3 for value in alone.values())
     # odds: 1 / (sum of the single odds against), but for the little that the good measures add to each
