@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import U8
-from .openclip import ClipConfig, load
+from .openclip import ClipConfig, load, tokenizer
 from .scorers import Scorer
 
 NAMES = ("clipscore", "clip_embedding")
@@ -37,7 +37,7 @@ class Embedder:
         self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (cfg.mean, cfg.std))
         cfg.mean, cfg.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self._shown = image_transform_v2(cfg, is_train=False)
-        self._tokens = open_clip.get_tokenizer(name)
+        self._tokens = tokenizer(name)
         self.size = self._captions(["a picture"]).shape[1]
 
     def scorer(self) -> Scorer:

@@ -54,6 +54,18 @@ def load(measure: str, name: str, config: ClipConfig, device: torch.device) -> A
     return model.to(device).eval()
 
 
+def tokenizer(name: str) -> Any:
+    """What turns a list of texts into the numbers that a model reads. Raises UserError where it cannot be had."""
+    import open_clip
+
+    try:
+        with quiet():
+            return open_clip.get_tokenizer(name)
+    except (OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer of open_clip's {name} cannot be had ({reason})") from error
+
+
 def _fetched(measure: str, name: str, pretrained: str, bare: torch.nn.Module) -> str:
     """The tag's file of weights from open_clip's cache, fetched if that is possible."""
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model

@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 from ambient.curate import openclip, weights
-from ambient.curate.openclip import ClipConfig, load
+from ambient.curate.openclip import ClipConfig, load, tokenizer
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from open_clip import pretrained
@@ -64,3 +64,14 @@ def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_host_that_does_not_answer_is_not_waited_for() -> None:
     assert not weights.reachable("https://127.0.0.1:9/file")
     assert not weights.reachable("no url")
+
+
+def test_a_tokenizer_that_must_be_fetched_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(name: str) -> None:
+        raise OSError(f"no connection\nfor {name}")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", get)
+    with pytest.raises(
+        UserError, match="the tokenizer of open_clip's ViT-B-16-SigLIP cannot be had .no connection for"
+    ):
+        tokenizer("ViT-B-16-SigLIP")
