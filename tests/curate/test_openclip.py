@@ -71,7 +71,5 @@ def test_a_tokenizer_that_must_be_fetched_is_one_line(monkeypatch: pytest.Monkey
         raise OSError(f"no connection\nfor {name}")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", get)
-    with pytest.raises(
-        UserError, match="the tokenizer of open_clip's ViT-B-16-SigLIP cannot be had .no connection for"
-    ):
+    with pytest.raises(UserError, match=r"SigLIP cannot be had \(no connection for"):
         tokenizer("ViT-B-16-SigLIP")
