@@ -164,10 +164,13 @@ def piqe() -> Callable[[list[Picture]], list[float]]:
 
 
 def print_pools() -> None:
-    """Pools in which each crop appears once; the share of the clean set that is undamaged, over 20 pools."""
+    """Pools in which each crop appears once; the share of the clean set that is undamaged, over 20 pools.
+
+    Of every other photograph: what `undamaged` is made of was chosen by the others and by those of `calibrate`.
+    """
     kinds = [(kind, s) for kind, strengths in STRENGTHS.items() for s in strengths if kind != "grey noise"]
     for side in (32, 64, 128):
-        found = crops(reported(), side, 80, seed=side)
+        found = [crop for crop in crops(reported(), side, 160, seed=side) if crop[0] % 2 == 1]
         for share in (0.1, 0.2):
             precision: dict[str, list[float]] = {"default": [], "10%": [], "10%, mild damage left out": []}
             for seed in range(20):
@@ -194,7 +197,9 @@ def chosen(rows: list[tuple[bool, bool, float]], top: Top) -> list[tuple[bool, b
 def calibrate() -> None:
     """Logistic regression of undamaged against each damage by itself, both weighing the same."""
     random = np.random.default_rng(0)
-    found = [crop for side in (64, 128) for _, crop in crops(for_calibration(), side, 6, seed=side)]
+    found = [
+        crop for side, each in ((32, 24), (64, 6), (128, 6)) for _, crop in crops(for_calibration(), side, each, side)
+    ]
 
     def values(kind: str, strength: float) -> np.ndarray:
         return np.array([evidences(score(damaged(crop, kind, strength, random))) for crop in found])
@@ -203,6 +208,7 @@ def calibrate() -> None:
     against: tuple[dict[str, tuple[float, ...]], ...] = (
         {"blur": STRENGTHS["blur"], "down": STRENGTHS["down"]},
         {"blur": (1.5, 2.5), "down": (3, 4, 6)},  # what shows at half the size
+        {"blur": (0.6, 0.8), "down": (1.5,)},  # what the diagonals show first
         {"jpeg": STRENGTHS["jpeg"]},
         {"grey noise": STRENGTHS["grey noise"]},
         {"noise": STRENGTHS["noise"]},
@@ -249,6 +255,7 @@ def print_networks(device_name: str) -> None:
     import torch
     from ambient.curate import iqa
     from ambient.curate.clip import scorers
+    from ambient.curate.clipscore import Embedder
     from ambient.curate.device import choose_device
     from ambient.curate.openclip import ClipConfig
     from ambient.curate.scorers import Scorer, measure_all
@@ -258,10 +265,12 @@ def print_networks(device_name: str) -> None:
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in range(num)]
     folder = Path(sys.argv[3] if len(sys.argv) > 3 else "/tmp")
-    torch.save(open_clip.create_model("RN50").state_dict(), folder / "rn50.pt")
+    for name in ("RN50", "ViT-B-32"):
+        torch.save(open_clip.create_model(name).state_dict(), folder / f"{name}.pt")
     torch.save({"params": build_network({"type": "CNNIQA", "pretrained": None}).state_dict()}, folder / "cnniqa.pth")
     found: list[Scorer] = [
-        *scorers(["clipiqa"], ClipConfig(weights=str(folder / "rn50.pt")), device),
+        *scorers(["clipiqa"], ClipConfig(weights=str(folder / "RN50.pt")), device),
+        Embedder(ClipConfig(weights=str(folder / "ViT-B-32.pt")), device).scorer(),
         iqa.scorer("cnniqa", str(folder / "cnniqa.pth"), device),
         iqa.scorer("piqe", None, device),
     ]
@@ -278,7 +287,7 @@ def print_networks(device_name: str) -> None:
 
         together, alone = num / seconds(batched, 3), num / seconds(single, 3)
         ratio = together / alone
-        print(f"{scorer.name:8} batched {together:9,.0f} pictures/s, one per call {alone:9,.0f}, ratio {ratio:.1f}")
+        print(f"{scorer.name:14} batched {together:9,.0f} pictures/s, one per call {alone:9,.0f}, ratio {ratio:.1f}")
 
 
 def seconds(work: Callable[[], object], repeats: int = 50, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..schemas.errors import UserError
 from .images import U8
-from .openclip import ClipConfig, load
+from .openclip import ClipConfig, load, tokenizer
 from .scorers import Scorer
 
 PATCHES = (32, 64, 128, 256, 512)
@@ -70,7 +70,7 @@ class _Network:
         side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         self.shown = _any_size if any_size else (lambda _: int(side))
         self.mean, self.std = (torch.tensor(cfg[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
-        tokens = open_clip.get_tokenizer(name)(list(config.prompts)).to(device)
+        tokens = tokenizer(name)(list(config.prompts)).to(device)
         with torch.inference_mode():
             self.text = self.model.encode_text(tokens, normalize=True).float()
 

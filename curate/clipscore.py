@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import U8
-from .openclip import ClipConfig, load
+from .openclip import ClipConfig, load, tokenizer
 from .scorers import Scorer
 
 NAMES = ("clipscore", "clip_embedding")
@@ -26,17 +26,18 @@ _CAPTIONS = 256  # read at a time
 class Embedder:
     """A network that turns pictures, and captions, into unit vectors of `size` numbers."""
 
-    def __init__(self, config: ClipConfig, device: torch.device) -> None:
+    def __init__(self, config: ClipConfig, device: torch.device, measure: str = NAMES[0]) -> None:
+        """measure: what an error says needs the weights. Raises UserError where they cannot be had."""
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         name = config.model or MODEL
-        self.device, self.model = device, load("clipscore", name, config, device)
+        self.device, self.model = device, load(measure, name, config, device)
         cfg = PreprocessCfg(**open_clip.get_model_preprocess_cfg(self.model))
         self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (cfg.mean, cfg.std))
         cfg.mean, cfg.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self._shown = image_transform_v2(cfg, is_train=False)
-        self._tokens = open_clip.get_tokenizer(name)
+        self._tokens = tokenizer(name)
         self.size = self._captions(["a picture"]).shape[1]
 
     def scorer(self) -> Scorer:

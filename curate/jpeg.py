@@ -3,7 +3,7 @@
 JPEG rounds each coefficient of the 8 x 8 block DCT to a multiple of a step. That leaves two traces on the grid of the
 blocks, and on no grid shifted against it: coefficients that are exactly zero, and others at multiples of the step
 (Fan and de Queiroz, "Identification of bitmap compression history", IEEE TIP 12(2), 2003). All 64 places of the grid
-are looked at, since cropping shifts it.
+are looked at, since cropping shifts it. Evidence is counted in nats, so that it means the same for any size.
 """
 
 import math
@@ -15,16 +15,25 @@ from .windows import F32, GRID
 
 NOT_COMPRESSED = 100.0
 
-# Annex K of the JPEG standard, table K.1, frequencies 0 to 2: rows are vertical frequencies.
-_TABLE = np.array([[16, 11, 10], [12, 12, 14], [14, 13, 16]])
-_QUALITIES = np.arange(4, 97)
-_FREQUENCIES = (0, 1, 2, 4)  # in each direction; the steps are read from the lowest three
-_LOW = 3
-_WINDOWS, _STEP_WINDOWS = 25, 13  # at most; for the steps, which need fewer
-_ZERO = 0.75  # grey levels: rounding to 8 bits moves a coefficient by about a third of one
-_CLEAR = 3.0  # standard deviations that show a step
-_NEARLY = 0.95
-_BORDER, _SPREAD = 24.0, 2.0  # evidence where a grid is as likely as not; photographs without one reach 20
+# Annex K of the JPEG standard, table K.1: rows are vertical frequencies.
+_TABLE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+_QUALITIES = np.arange(4, 99)
+_WINDOWS, _STEP_WINDOWS = 6, 3  # at most; for the steps, which need fewer
+_LOW = 4  # frequencies in each direction from which steps are read
+_ZERO = 0.6  # grey levels: rounding to 8 bits moves a coefficient by 0.2, of grey pictures by 0.3
+_BORDER, _SPREAD = 60.0, 3.0  # nats where a grid is as likely as not; of photographs without one, 1 in 200 reaches 55
+_ZEROS_WEIGHT = 0.03  # of the zeros beside the steps: the law that says how many there should be is a rough one
 _EXPONENT_LIMIT = 30.0
 
 
@@ -38,14 +47,13 @@ def jpeg_quality(grey: F32) -> float:
     if min(grey.shape[1:]) < 2 * GRID - 1:
         return NOT_COMPRESSED
     picked = grey[np.linspace(0, len(grey) - 1, min(len(grey), _WINDOWS)).round().astype(int)]
-    coefficients = _coefficients(picked)
-    zeros, place = _grid_evidence(np.abs(coefficients) < _ZERO)
-    some = coefficients[:: -(-len(picked) // _STEP_WINDOWS)]
-    quality, steps = _steps_evidence(np.abs(some[:, :_LOW, :, place // GRID, :_LOW, :, place % GRID]))
-    # Steps alone are no evidence: in a drawing whole areas can have one and the same coefficient.
-    evidence = (zeros + 2 * min(steps, zeros) - _BORDER) / _SPREAD
-    weight = 1 / (1 + math.exp(-max(-_EXPONENT_LIMIT, min(_EXPONENT_LIMIT, evidence))))
-    return NOT_COMPRESSED - weight * (NOT_COMPRESSED - quality)
+    sizes = np.abs(_coefficients(picked))
+    evidence, place = _grid_evidence(sizes < _ZERO)
+    exponent = (evidence - _BORDER) / _SPREAD
+    if exponent < -_EXPONENT_LIMIT:
+        return NOT_COMPRESSED
+    weight = 1 / (1 + math.exp(-min(_EXPONENT_LIMIT, exponent)))
+    return NOT_COMPRESSED - weight * (NOT_COMPRESSED - _quality(sizes, place))
 
 
 def dct_basis(side: int = GRID) -> F32:
@@ -60,58 +68,78 @@ def dct_basis(side: int = GRID) -> F32:
 def _coefficients(grey: F32) -> F32:
     """(N, v, blocks, 8, u, blocks, 8): coefficient (v, u) of each block of each of the 8 x 8 grids."""
     down, across = _transform(grey.shape[1]), _transform(grey.shape[2])
-    count = len(_FREQUENCIES)
     out: F32 = np.matmul(np.matmul(down, grey), across.T)
-    return out.reshape(len(grey), count, -1, GRID, count, len(across) // (count * GRID), GRID)
+    return out.reshape(len(grey), GRID, -1, GRID, GRID, len(across) // GRID**2, GRID)
 
 
 @cache
 def _transform(length: int) -> F32:
     """(frequencies * blocks * 8, length): the DCT along a side, at each of the 8 offsets of the grid."""
     blocks, basis = (length - GRID + 1) // GRID, dct_basis()
-    rows: F32 = np.zeros((len(_FREQUENCIES), blocks * GRID, length), dtype=np.float32)
-    for index, frequency in enumerate(_FREQUENCIES):
+    rows: F32 = np.zeros((GRID, blocks * GRID, length), dtype=np.float32)
+    for frequency in range(GRID):
         for start in range(blocks * GRID):
-            rows[index, start, start : start + GRID] = basis[:, frequency]
+            rows[frequency, start, start : start + GRID] = basis[:, frequency]
     return rows.reshape(-1, length)
 
 
 def _grid_evidence(zero: np.ndarray) -> tuple[float, int]:
-    """(evidence, place of the grid as 8 y + x): how many more zeros than at the other places, in their deviations.
+    """(evidence in nats, place of the grid as 8 y + x): that there are more zeros than at the other places.
 
-    Summed over the frequencies, each as a binomial count; one more in the variance keeps rare zeros from counting.
+    The log likelihood ratio of binomial counts with their own share of zeros and with that of all places, summed over
+    the frequencies; fewer zeros than elsewhere count against. zero: bool, as _coefficients.
     """
-    by_window = zero.view(np.uint8).reshape(len(zero), -1).sum(axis=0, dtype=np.uint8)  # fits: 25 windows
-    counts = by_window.reshape(zero.shape[1:]).sum(axis=(1, 4), dtype=np.int64)  # (v, 8, u, 8)
-    counts = counts.transpose(0, 2, 1, 3).reshape(-1, GRID * GRID)[1:]  # without the mean
+    by_window = zero.view(np.uint8).sum(axis=0, dtype=np.uint8)  # fits: few windows
+    by_block = by_window.sum(axis=1, dtype=np.uint8).sum(axis=3, dtype=np.uint8)  # (v, 8, u, 8)
+    counts = by_block.transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)[1:].astype(np.int64)
     total = len(zero) * zero.shape[2] * zero.shape[5]
-    share = counts.mean(axis=1, keepdims=True) / total
-    evidence = ((counts - share * total) / np.sqrt(total * share * (1 - share) + 1)).sum(axis=0)
+    usual = (counts.sum(axis=1, keepdims=True) + 0.5) / (total * GRID * GRID + 1)
+    here = (counts + 0.5) / (total + 1)
+    ratio = counts * np.log(here / usual) + (total - counts) * np.log((1 - here) / (1 - usual))
+    evidence = (np.sign(here - usual) * ratio).sum(axis=0)
     place = int(evidence.argmax())
     return float(evidence[place]), place
 
 
-def _steps_evidence(sizes: F32) -> tuple[float, float]:
-    """(quality, evidence): of which quality's steps the coefficients that are not zero are multiples.
+def _quality(sizes: F32, place: int) -> float:
+    """The quality whose steps the coefficients of a grid show. sizes: absolute values, as _coefficients."""
+    on_grid = sizes.transpose(3, 6, 1, 4, 0, 2, 5)[place // GRID, place % GRID]
+    usual = sizes.mean(axis=(0, 2, 3, 5, 6))
+    some = on_grid[:_LOW, :_LOW, :: -(-len(sizes) // _STEP_WINDOWS)].reshape(_LOW * _LOW, -1, 1)[1:]
+    evidence = _steps_evidence(some) + _ZEROS_WEIGHT * _zeros_evidence(on_grid.reshape(GRID * GRID, -1), usual)
+    return float(_QUALITIES[int(evidence.argmax())])
 
-    sizes: (N, v, blocks, u, blocks) absolute coefficients on the grid. The evidence of a quality is the sum of
-    cos(2 pi size / step) over sizes above half a step, in its standard deviations were the sizes spread at random.
-    Half the right steps fit as well: of the qualities that fit nearly best, the lowest. If none does, nothing is left
-    but zeros: the lowest of all.
+
+def _steps_evidence(sizes: F32) -> np.ndarray:
+    """(qualities,) in nats: of which quality's steps the coefficients that are not zero are multiples.
+
+    sizes: (15, M, 1) of the lowest frequencies. The sum of cos(2 pi size / step) over sizes above half a step, in its
+    standard deviations were the sizes spread at random; half its square.
     """
-    sizes = sizes.transpose(1, 3, 0, 2, 4).reshape(_LOW * _LOW, -1, 1)[1:]
-    multiples = sizes / _steps()
+    steps = _steps().reshape(GRID, GRID, -1)[:_LOW, :_LOW].reshape(_LOW * _LOW, 1, -1)[1:]
+    multiples = sizes / steps
     above = multiples > 0.5
-    score = (np.cos(2 * math.pi * multiples) * above).sum(axis=(0, 1)) / np.sqrt(above.sum(axis=(0, 1)) / 2 + 2)
-    best = float(score.max())
-    index = int(np.flatnonzero(score >= _NEARLY * best)[0]) if best > _CLEAR else 0
-    return float(_QUALITIES[index]), best
+    waves = np.cos(2 * math.pi * multiples) * above
+    deviations = waves.sum(axis=(0, 1)) / np.sqrt(above.sum(axis=(0, 1)) / 2 + 2)
+    out: np.ndarray = np.square(np.maximum(deviations, 0)) / 2
+    return out
+
+
+def _zeros_evidence(sizes: F32, usual: F32) -> np.ndarray:
+    """(qualities,) in nats: of which quality's steps so many zeros come.
+
+    sizes: (64, M). usual: (8, 8) mean size on all grids; the law of sizes is taken to be exponential.
+    """
+    share = 1 - np.exp(-np.maximum(_steps() / 2, _ZERO) / (usual.reshape(-1, 1) + 0.05))
+    share = share.clip(0.01, 0.99)[1:]
+    zeros = (sizes < _ZERO).sum(axis=1)[1:, None]
+    out: np.ndarray = (zeros * np.log(share) + (sizes.shape[1] - zeros) * np.log(1 - share)).sum(axis=0)
+    return out
 
 
 @cache
 def _steps() -> F32:
-    """(8, 1, qualities): libjpeg's steps of the lowest frequencies, without the mean."""
+    """(64, qualities): libjpeg's steps in raster order."""
     scale = np.where(_QUALITIES < 50, 5000 // _QUALITIES, 200 - 2 * _QUALITIES)
-    steps = np.clip((_TABLE.reshape(-1, 1, 1)[1:] * scale + 50) // 100, 1, 255)
-    out: F32 = steps.astype(np.float32)
+    out: F32 = np.clip((_TABLE.reshape(-1, 1) * scale + 50) // 100, 1, 255).astype(np.float32)
     return out

@@ -54,12 +54,16 @@ def load(measure: str, name: str, config: ClipConfig, device: torch.device) -> A
     return model.to(device).eval()
 
 
-def at_hand(name: str, pretrained: str) -> bool:
-    """Whether the weights of a tag lie in the cache that open_clip would look in."""
-    from open_clip.pretrained import get_pretrained_cfg
+def tokenizer(name: str) -> Any:
+    """What turns a list of texts into the numbers that a model reads. Raises UserError where it cannot be had."""
+    import open_clip
 
-    repository, member = _repository(get_pretrained_cfg(name, pretrained))
-    return bool(repository) and _in_hub_cache(repository, member) is not None
+    try:
+        with quiet():
+            return open_clip.get_tokenizer(name)
+    except (OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer of open_clip's {name} cannot be had ({reason})") from error
 
 
 def _fetched(measure: str, name: str, pretrained: str, bare: torch.nn.Module) -> str:
@@ -70,7 +74,7 @@ def _fetched(measure: str, name: str, pretrained: str, bare: torch.nn.Module) ->
     if not source:
         tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
         raise UserError(f"open_clip has no weights {pretrained!r} of {name}: there are {tags}")
-    repository, member = _repository(source)
+    repository, _, member = source.get("hf_hub", "").rpartition("/")
     if repository:
         if file := _in_hub_cache(repository, member):
             return file
@@ -86,12 +90,6 @@ def _fetched(measure: str, name: str, pretrained: str, bare: torch.nn.Module) ->
         raise missing(measure, wanted, place, num_bytes, host.split("/")[2] if "//" in host else host)
     with quiet():
         return str(download_pretrained(source))
-
-
-def _repository(source: dict[str, Any]) -> tuple[str, str]:
-    """(repository on the hub, file in it) of a tag; both empty where it is elsewhere."""
-    repository, _, member = source.get("hf_hub", "").rpartition("/")
-    return repository, member
 
 
 def _in_hub_cache(repository: str, member: str) -> str | None:

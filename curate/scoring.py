@@ -290,7 +290,7 @@ def load_networks(config: ScoreConfig, device: torch.device) -> Networks:
 
     scorers = [iqa.scorer(name, config.weights.get(name), device) for name in others]
     scorers += clip.scorers(clips, with_weights("clipiqa"), device) if clips else []
-    embedder = Embedder(with_weights(*clipscore.NAMES), device) if embeds else None
+    embedder = Embedder(with_weights(*clipscore.NAMES), device, embeds[0]) if embeds else None
     return Networks(scorers=[*scorers, embedder.scorer()] if embedder else scorers, embedder=embedder)
 
 

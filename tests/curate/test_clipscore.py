@@ -20,7 +20,7 @@ from ambient.curate.ranks import Top, ranks
 from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
 from ambient.curate.scorers import measure_all
-from ambient.curate.scoring import ScoreConfig, score_target
+from ambient.curate.scoring import ScoreConfig, load_networks, score_target
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from photo_pool import write_photo_pool
@@ -154,5 +154,6 @@ def test_weights_of_the_one_network_of_both(little: dict[str, ClipConfig]) -> No
         assert ScoreConfig(by=(name,), weights={name: "f"}).clip == ClipConfig()
     with pytest.raises(UserError, match="by one network"):
         ScoreConfig(by=("clipscore", "clip_embedding"), weights={"clipscore": "f", "clip_embedding": "g"})
-    with pytest.raises(UserError, match="there is no such file"):
-        Embedder(ClipConfig(weights="nowhere.pt"), CPU)
+    for name in ("clipscore", "clip_embedding"):
+        with pytest.raises(UserError, match=f"--weights {name}=nowhere.pt: there is no such file"):
+            load_networks(ScoreConfig(by=(name,), weights={name: "nowhere.pt"}), CPU)

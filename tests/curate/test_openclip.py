@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 from ambient.curate import openclip, weights
-from ambient.curate.openclip import ClipConfig, at_hand, load
+from ambient.curate.openclip import ClipConfig, load, tokenizer
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from open_clip import pretrained
@@ -41,14 +41,6 @@ def test_open_clip_still_says_that_openai_s_networks_have_quick_gelu(name: str) 
     assert pretrained.get_pretrained_cfg(name, "openai")["quick_gelu"]
 
 
-def test_weights_at_hand_are_those_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openclip, "_in_hub_cache", lambda repository, _: "f" if "openai" in repository else None)
-    assert at_hand("RN50", "openai")
-    assert not at_hand("RN50", "cc12m")
-    assert not at_hand("RN50", "mine")
-    assert not at_hand("mine", "openai")
-
-
 def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(openclip, "reachable", lambda _: False)
     monkeypatch.setattr(openclip, "_in_hub_cache", lambda *_: None)
@@ -72,3 +64,12 @@ def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_host_that_does_not_answer_is_not_waited_for() -> None:
     assert not weights.reachable("https://127.0.0.1:9/file")
     assert not weights.reachable("no url")
+
+
+def test_a_tokenizer_that_must_be_fetched_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(name: str) -> None:
+        raise OSError(f"no connection\nfor {name}")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", get)
+    with pytest.raises(UserError, match=r"SigLIP cannot be had \(no connection for"):
+        tokenizer("ViT-B-16-SigLIP")

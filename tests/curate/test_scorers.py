@@ -57,6 +57,25 @@ def test_one_bad_piece_spoils_only_its_picture() -> None:
     assert len(measure.batches) < 16  # halves, not one by one
 
 
+def test_vectors_are_measured_as_numbers_are() -> None:
+    """The mean over the pieces of each; a piece that fails leaves NaN in every place of its own picture only."""
+    pictures, number = pieces_of([1, 3, 0, 2] * 5), Recorder()
+    pictures[8][0] = np.full((8, 8, 3), 255, np.uint8)
+
+    def measure(x: Tensor) -> Tensor:
+        return torch.stack([number(x), -x.float().amax(dim=(1, 2, 3))], dim=1)
+
+    scorer = Scorer(name="m", cut=lambda _: [], measure=measure, shape=(2,))
+    values, problems = measure_all(enumerate({"m": p} for p in pictures), [scorer], len(pictures), CPU)
+    expected = [
+        np.mean([(piece.mean(), -float(piece.max())) for piece in p], axis=0) if p else (np.nan, np.nan)
+        for p in pictures
+    ]
+    expected[8] = np.array([np.nan, np.nan])
+    np.testing.assert_allclose(values["m"], np.array(expected), rtol=1e-6)
+    assert problems == {"m": "RuntimeError: too bright"}
+
+
 def test_a_measure_that_returns_something_else_is_a_failure() -> None:
     scorer = Scorer(name="m", cut=lambda _: [], measure=lambda x: x.float())
     values, problems = measure_all([(0, {"m": pieces_of([1])[0]})], [scorer], 1, CPU)

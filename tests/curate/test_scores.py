@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import skimage.data
 from ambient.curate.corruptions import down_up, gaussian_blur, jpeg
-from ambient.curate.scores import SCORES, noise, present, score, sharpness, undamaged
+from ambient.curate.scores import SCORES, diagonal_sharpness, noise, present, score, sharpness, undamaged
 from ambient.curate.windows import CHROMA, LUMA, plane, windows
+from scipy.fft import dctn
 from skimage.measure import shannon_entropy
 from skimage.restoration import estimate_sigma
 
@@ -85,6 +86,34 @@ def test_sharpness_against_the_transfer_functions() -> None:
         # mean square of 100 cos is 5000; the columns hold no energy, so that half is left
         expected = math.log(2500 * high + 0.1) - math.log(2500 * middle + 4)
         assert sharpness(grey_windows(wave)) == pytest.approx(expected, abs=0.06)
+
+
+def test_diagonal_sharpness_of_white_noise_and_against_scipy(photographs: list[np.ndarray]) -> None:
+    """All coefficients of white noise have its variance."""
+    white = np.random.default_rng(0).normal(128, 40, (512, 512))
+    expected = math.log(1600 + 0.05) - 0.7 * math.log(1600 + 1)
+    assert diagonal_sharpness(grey_windows(white)) == pytest.approx(expected, abs=0.03)
+    grey = photographs[0].astype(np.float64) @ LUMA
+    blocks = grey_windows(grey).reshape(-1, 4, 8, 4, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 8, 8)
+    energy = np.square(dctn(blocks, axes=(1, 2), norm="ortho")).mean(axis=0)
+    expected = math.log(energy[6:, 6:].mean() + 0.05) - 0.7 * math.log(energy[3:5, 3:5].mean() + 1)
+    assert diagonal_sharpness(grey_windows(grey)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_mild_blur_shows_along_the_diagonals_more_than_elsewhere(photographs: list[np.ndarray]) -> None:
+    """In crops of 32 pixels: how often the sharp one of two different crops is told from the blurred one."""
+    right = {"sharpness": 0.0, "diagonal_sharpness": 0.0}
+    before, after = [], []
+    for photo in photographs:
+        blurred = gaussian_blur(photo, 0.6, RANDOM)[0]
+        for top, left in [(top, left) for top in range(0, 100, 33) for left in range(0, 160, 32)]:
+            before.append(score(photo[top : top + 32, left : left + 32]))
+            after.append(score(blurred[top : top + 32, left : left + 32]))
+    for name in right:
+        sharp, soft = (np.array([values[name] for values in of]) for of in (before, after))
+        right[name] = np.mean(sharp[:, None] > soft[None, :])
+    assert right["diagonal_sharpness"] > right["sharpness"] + 0.01
+    assert right["diagonal_sharpness"] > 0.9
 
 
 def test_sharpness_does_not_depend_on_contrast_brightness_or_direction(photographs: list[np.ndarray]) -> None:
@@ -171,9 +200,10 @@ def test_undamaged_is_higher_for_the_picture_than_for_its_damaged_copies(photogr
 
 
 def test_undamaged_is_the_odds_against_any_damage() -> None:
-    clean = {"sharpness": 0.0, "coarse_sharpness": 0.0, "jpeg_quality": 100.0, "noise": 0.0, "chroma_noise": 0.0}
+    sharp = {"sharpness": 0.0, "coarse_sharpness": 0.0, "diagonal_sharpness": 0.0}
+    clean = {**sharp, "jpeg_quality": 100.0, "noise": 0.0, "chroma_noise": 0.0}
     assert undamaged(clean) > 3
-    bad = {"sharpness": -5.0, "coarse_sharpness": -6.0, "jpeg_quality": 20.0, "noise": 30.0, "chroma_noise": 30.0}
+    bad = {**dict.fromkeys(sharp, -6.0), "jpeg_quality": 20.0, "noise": 30.0, "chroma_noise": 30.0}
     alone = {name: undamaged({**clean, name: value}) for name, value in bad.items()}
     assert all(value < -3 for value in alone.values())
     # odds: 1 / (sum of the single odds against), but for the little that the good measures add to each
