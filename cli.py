@@ -352,6 +352,46 @@ def sample(
 
 
 @app.command()
+def eval(
+    samples: Annotated[Path, typer.Argument(help="A run, or a folder, npz or manifest of pictures.")],
+    reference: Annotated[Path, typer.Option(help="Real pictures: a pool, or a manifest.")],
+    where: Annotated[str | None, typer.Option(help="SQL predicate: rows of a manifest; default: the clean.")] = None,
+    features: Annotated[
+        str, typer.Option(help="texture (built in), labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.")
+    ] = "texture",
+    weights: Annotated[list[str] | None, typer.Option(help="FEATURES=FILE: a local copy of its weights.")] = None,
+    num: Annotated[int, typer.Option(help="Samples, at most; of a run so many are drawn.")] = 10_000,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    root: Root = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 4,
+) -> None:
+    """Measure samples against real pictures, each measure with a 90 % interval.
+
+    Frechet and kernel distance, precision, recall, density, coverage, diversity, copies, quality scores. Of a run,
+    pictures are drawn first. What is known of the reference is kept for the next time.
+
+    Example: ambient eval runs/first --reference manifest.parquet --num 2000
+    """
+    from .curate.reporter import Reporter
+    from .curate.tables import print_table
+    from .train.evaluate.evaluate import EvalConfig, evaluate, table, write_json
+
+    named = _named(weights, "--weights", "FEATURES=FILE")
+    config = EvalConfig(features=features, weights=named, where=where, num=num, seed=seed)
+    roots, reporter = _pairs(root), Reporter()
+    result = evaluate(samples, reference, config, device=device, workers=workers, roots=roots, reporter=reporter)
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        _print_json(result)
+    else:
+        print_table(table(result))
+
+
+@app.command()
 def corrupt(
     pool: Annotated[Path, typer.Argument(help="Folder or .zip of pictures.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must be new.")],
