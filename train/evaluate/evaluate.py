@@ -79,7 +79,7 @@ def evaluate(
     ours = open_source(path, roots=roots, workers=workers, reporter=reporter).some(config.num, seed=config.seed)
     theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
     space = common_space(ours, theirs)
-    extractor, theirs = _extractor(config, theirs, space, place, workers, reporter)
+    extractor, theirs = extractor_for(config, theirs, space, place, workers, reporter)
     if min(len(ours), len(theirs)) < FEWEST:
         raise UserError(
             f"{len(ours)} samples and {len(theirs)} reference pictures are too few: {FEWEST} of each at least"
@@ -143,32 +143,7 @@ def warn_of_few(num_samples: int, num_reference: int, dimensions: int, reporter:
         )
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a result, whole or not at all."""
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def table(result: dict[str, Any]) -> pa.Table:
-    """Measures and win rates for people."""
-    rows = [(name, measured, MEANING[name]) for name, measured in result["measures"].items()]
-    rows += [
-        (f"{name} wins", figures["win_rate"], "how often a sample's score is better than a reference picture's")
-        for name, figures in result["quality"].items()
-    ]
-    return pa.table(
-        {
-            "measure": [name for name, *_ in rows],
-            "value": [measured["value"] for _, measured, _ in rows],
-            "low": [measured["low"] for _, measured, _ in rows],
-            "high": [measured["high"] for _, measured, _ in rows],
-            "meaning": [meaning for *_, meaning in rows],
-        }
-    )
-
-
-def _extractor(
+def extractor_for(
     config: EvalConfig, reference: Source, space: Space, device: torch.device, workers: int, reporter: Reporter
 ) -> tuple[Extractor, Source]:
     """The extractor, and what is left of the reference.
@@ -193,6 +168,31 @@ def _extractor(
             file.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(file, network)
     return open_extractor(str(file), device), reference.rows(rows[1])
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def table(result: dict[str, Any]) -> pa.Table:
+    """Measures and win rates for people."""
+    rows = [(name, measured, MEANING[name]) for name, measured in result["measures"].items()]
+    rows += [
+        (f"{name} wins", figures["win_rate"], "how often a sample's score is better than a reference picture's")
+        for name, figures in result["quality"].items()
+    ]
+    return pa.table(
+        {
+            "measure": [name for name, *_ in rows],
+            "value": [measured["value"] for _, measured, _ in rows],
+            "low": [measured["low"] for _, measured, _ in rows],
+            "high": [measured["high"] for _, measured, _ in rows],
+            "meaning": [meaning for *_, meaning in rows],
+        }
+    )
 
 
 def _key(source: Source, space: Space) -> str:
