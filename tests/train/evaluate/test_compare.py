@@ -45,7 +45,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.unlink()
     kinds = [parse(name) for name in demo.CORRUPTIONS]
     corrupt(folder / "photographs", folder / "pool", corruptions=kinds, fraction=0.75)
-    config = AnnotateConfig(clean=folder / "pool" / "clean", steps=5, draws=1, accept_indistinguishable=True)
+    config = AnnotateConfig(
+        clean=folder / "pool" / "clean", resolution=16, steps=5, draws=1, accept_indistinguishable=True
+    )
     return annotate(folder / "pool", folder / "manifest.parquet", config, device="cpu", reporter=QUIET)
 
 
@@ -99,13 +101,13 @@ def test_arms_share_network_start_and_noise(finished: Path) -> None:
     configs = [result["config"] for result in results(finished).values()]
     assert all(each == configs[0] for each in configs)
     noise = [np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")) for arm in ARMS]
-    assert all(picture.shape == (32, 8 * 32, 3) for picture in noise)
+    assert all(picture.shape == (16, 8 * 16, 3) for picture in noise)
     grid = np.asarray(Image.open(finished / "grid.png"))
-    assert grid.shape == (len(ARMS) * 64, 8 * 64, 3)
+    assert grid.shape == (len(ARMS) * 32, 8 * 32, 3)
     order = [arm for arm in ("clean", "all", "ambient", "fixed-1.5", "sharp") if arm in ARMS]
     for number, arm in enumerate(order):
         row = np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")).repeat(2, axis=0).repeat(2, axis=1)
-        np.testing.assert_array_equal(grid[number * 64 : number * 64 + 64], row)
+        np.testing.assert_array_equal(grid[number * 32 : number * 32 + 32], row)
 
 
 def test_nobody_trains_on_the_held_out(finished: Path, manifest: Path) -> None:
