@@ -62,6 +62,7 @@ def held_out(ids: list[str | None], share: float) -> Mask:
 
 def split(manifest: Path, share: float) -> tuple[pa.Table, Mask]:
     """The manifest's table, and which of its rows are clean, usable and held out of training."""
+    read_metadata(manifest)  # raises UserError where it is none
     table = pq.read_table(manifest)
     clean = is_(table, "status", "ok") & is_(table, "role", "clean")
     return table, clean & held_out(table["id"].to_pylist(), share)
