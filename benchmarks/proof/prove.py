@@ -167,7 +167,9 @@ def standard_jobs(row: Row, work: Path, options: argparse.Namespace) -> list[Job
 
 def training(options: argparse.Namespace, **changes: Any) -> TrainConfig:
     """The proofs' training: a U-Net of 12 million weights, five averages kept on the way."""
+    on_gpu = torch.cuda.is_available() and options.device != "cpu"
     settings = [
+        f"compile={'on' if on_gpu else 'off'}",
         f"num_images={options.images}",
         "batch_size=512",
         "lr=1e-3",

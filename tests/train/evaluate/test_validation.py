@@ -41,6 +41,18 @@ def test_every_picture_has_its_own_noise_whatever_the_batch(monkeypatch: pytest.
     assert not np.allclose(validate(optimal, pixels, NAMES[:20], None, seed=1, device=CPU).errors, whole)
 
 
+def test_levels_do_not_share_noise() -> None:
+    noise, pixels = [], torch.full((30, 1, 8, 8), 128, dtype=torch.uint8)
+
+    def spy(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+        noise.append((x - 1 / 255) / sigma.view(-1, 1, 1, 1))
+        return x
+
+    validate(spy, pixels, NAMES[:30], None, seed=0, device=CPU, levels=(1.0, 1.0))
+    assert abs(float((noise[0] * noise[1]).mean())) < 0.1
+    assert float(noise[0].square().mean()) == pytest.approx(1, abs=0.1)
+
+
 def test_pictures_keep_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ambient.train.evaluate.validation._BATCH_VALUES", 3 * 64)
     seen = []
