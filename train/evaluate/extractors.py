@@ -86,7 +86,7 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
     except ImportError as error:
         raise _no_package("inception", "torch-fidelity") from error
     file = weights or _cached_by_torch("inception", URL_INCEPTION_V3, num_bytes=95_600_000)
-    _state_of(file, "inception")
+    _state_of(file, "inception")  # which runs nothing in the file, and refuses one in which something could be run
     with quiet():
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file))
     network = network.to(device).eval()

@@ -131,6 +131,28 @@ def test_networks_of_timm_with_weights_of_the_users(tmp_path: Path, photographs:
         open_extractor(name, CPU, weights={name: str(tmp_path / "x.safetensors")})
 
 
+def test_inception_is_torch_fidelitys_with_the_users_file(
+    tmp_path: Path, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With random weights: theirs, called directly, gives the same features."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
+
+    torch.save({}, tmp_path / "empty.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(Inception, "load_state_dict", lambda *_, **__: None)
+        torch.manual_seed(0)
+        theirs = Inception("i", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    extractor = open_extractor("inception", CPU, weights={"inception": str(tmp_path / "w.pth")})
+    found = features_of(photographs[:2], extractor)
+    assert found.shape == (2, 2048)
+    with torch.no_grad():
+        torch.testing.assert_close(found, theirs.eval()(photographs[:2])[0])
+    (tmp_path / "bad.pth").write_bytes(b"text")
+    with pytest.raises(UserError, match="holds no weights of inception"):
+        open_extractor("inception", CPU, weights={"inception": str(tmp_path / "bad.pth")})
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
