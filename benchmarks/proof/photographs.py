@@ -4,14 +4,15 @@
     python benchmarks/proof/photographs.py mixed --data crops.npz --work /tmp/photographs    # where the GPU is
 
 ``crop`` cuts every photograph below --data that is large enough (Debian's plasma-workspace-wallpapers,
-gnome-backgrounds, mate-backgrounds and ukui-wallpapers have some) at a quarter of its size into CROPS.npz in --work:
-clean crops without the camera's or the encoder's own damage. A crop that shows little is left out. Of every eleventh
-photograph all crops are kept out of training: denoising is measured on them, and the reference is the other crops,
-undamaged. Features: ``texture``, since there are no labels.
+gnome-backgrounds, mate-backgrounds and ukui-wallpapers have some) at half of its size into crops.npz in --work:
+clean crops without the camera's or the encoder's own damage. Crops that are smooth, as drawings are, are left out. Of
+every eleventh photograph all crops are kept out of training: denoising is measured on them, and the reference is the
+other crops, undamaged. Features: ``texture``, since there are no labels.
 """
 
 import argparse
 import hashlib
+import re
 import time
 from pathlib import Path
 
@@ -30,9 +31,10 @@ SIDE = 64
 KINDS = ["blur-0.6", "blur-1.2", "blur-2.4", "jpeg-50", "jpeg-25", "jpeg-10"]
 CROPS = "crops.npz"
 CLEAN_SHARE = 0.1
-_REDUCED = 4  # times per side, which removes what the encoder did
-_FLATTEST = 8.0  # grey levels of standard deviation
+_REDUCED = 2  # times per side, which removes most of what the encoder did
+_STEEP, _STEEP_SHARE = 1.5, 0.5  # grey levels between neighbours; share of the crop that must be as steep: no drawings
 _HELD_OUT = 11  # every so many photographs
+_MOST_OF_ONE = 150  # crops of one photograph
 
 
 def main() -> None:
@@ -83,30 +85,46 @@ def judge_of(options: argparse.Namespace, taught: U8, held_out: U8, clean: np.nd
 
 def write_crops(data: Path, out: Path, most: int) -> None:
     """(N, 64, 64, 3) uint8 ``pictures`` and (N,) ``held_out``; of too many crops some at random."""
-    crops, photographs = [], []
-    seen: set[str] = set()
-    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
-    for number, path in enumerate(paths):
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        if digest in seen:
-            continue
-        seen.add(digest)
+    crops: list[U8] = []
+    photographs: list[int] = []
+    random = np.random.default_rng(0)
+    for number, path in enumerate(largest_of_each(data)):
         with Image.open(path) as opened:
             if min(opened.size) < _REDUCED * 2 * SIDE:
                 continue
             pixels = np.asarray(opened.convert("RGB").reduce(_REDUCED))
-        for top in range(0, pixels.shape[0] - SIDE + 1, SIDE):
-            for left in range(0, pixels.shape[1] - SIDE + 1, SIDE):
-                crop = pixels[top : top + SIDE, left : left + SIDE]
-                if crop.std() >= _FLATTEST:
-                    crops.append(crop)
-                    photographs.append(number)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(crops))[:most])
+        corners = [
+            (top, left)
+            for top in range(0, pixels.shape[0] - SIDE + 1, SIDE)
+            for left in range(0, pixels.shape[1] - SIDE + 1, SIDE)
+        ]
+        found = [pixels[top : top + SIDE, left : left + SIDE] for top, left in corners]
+        found = [crop for crop in found if steep_share(crop) >= _STEEP_SHARE]
+        some = random.permutation(len(found))[:_MOST_OF_ONE]
+        crops += [found[i] for i in some]
+        photographs += [number] * len(some)
+    chosen = np.sort(random.permutation(len(crops))[:most])
     held_out = np.array(photographs)[chosen] % _HELD_OUT == 0
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out, pictures=np.stack(crops)[chosen], held_out=held_out)
     size = out.stat().st_size / 2**20
     print(f"{len(chosen):,} of {len(crops):,} crops of {len(set(photographs))} photographs in {out} ({size:.1f} MiB)")
+
+
+def largest_of_each(data: Path) -> list[Path]:
+    """Picture files below a folder; of those in one folder that are named by size, as 1920x1080, the largest."""
+    kinds = (".jpg", ".jpeg", ".png", ".webp")
+    groups: dict[Path, list[Path]] = {}
+    for path in sorted(path for path in data.rglob("*") if path.suffix.lower() in kinds and path.is_file()):
+        groups.setdefault(path.parent if re.fullmatch(r"\d+x\d+\D*", path.stem) else path, []).append(path)
+    return [max(paths, key=lambda path: path.stat().st_size) for paths in groups.values()]
+
+
+def steep_share(crop: U8) -> float:
+    """Share of the pixels that differ from a neighbour by more than _STEEP grey levels."""
+    grey = crop.astype(np.float32).mean(axis=2)
+    steep = np.maximum(np.abs(np.diff(grey, axis=0))[:, :-1], np.abs(np.diff(grey, axis=1))[:-1])
+    return float((steep > _STEEP).mean())
 
 
 if __name__ == "__main__":

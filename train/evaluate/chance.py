@@ -29,6 +29,16 @@ def mean_error(values: Tensor) -> float:
     return float(values.double().std() / len(values) ** 0.5)
 
 
+def share_error(values: Tensor) -> float:
+    """Standard error of a share, the mean of values (N,) that are 0 or 1, after adding two of each.
+
+    Agresti and Coull 1998: so that a share of 0 or 1 in a small set is not taken for certain.
+    """
+    num = len(values) + 4
+    share = (float(values.double().sum()) + 2) / num
+    return float((share * (1 - share) / num) ** 0.5)
+
+
 def interval(value: float, error: float) -> tuple[float, float]:
     """90 % interval by the normal distribution."""
     return value - Z90 * error, value + Z90 * error

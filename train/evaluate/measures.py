@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import neighbours
-from .chance import bootstrap_error, interval, mean_error
+from .chance import bootstrap_error, interval, mean_error, share_error
 from .distances import frechet_distance, kernel_distance, moments
 from .diversity import vendi
 from .reference import MOST_IN_PAIRS, Reference
@@ -47,16 +47,14 @@ def measure(samples: Tensor, reference: Reference, *, seed: int) -> dict[str, Me
     num = min(len(x), len(y))
     a, b = x[:num], y[:num]
     value, error = kernel_distance(x, y)
-    by_mean = {
-        "precision": neighbours.precision(a, b),
-        "recall": neighbours.precision(b, a),
-        "density": neighbours.density(a, b),
-        "coverage": neighbours.coverage(a, b),
-    }
+    thick = neighbours.density(a, b)
     return {
         "frechet": measure_frechet(samples, reference, seed=seed),
         "kernel": Measured(value=value, error=error),
-        **{name: averaged(values) for name, values in by_mean.items()},
+        "precision": share(neighbours.precision(a, b)),
+        "recall": share(neighbours.precision(b, a)),
+        "density": Measured(value=float(thick.mean()), error=mean_error(thick)),
+        "coverage": share(neighbours.coverage(a, b)),
         "vendi": Measured(value=vendi(a), error=bootstrap_error(a, vendi, seed=seed)),
     }
 
@@ -73,12 +71,12 @@ def measure_frechet(samples: Tensor, reference: Reference, *, seed: int) -> Meas
 def measure_copies(pixels: Tensor, trained_on: Tensor, device: torch.device) -> Measured:
     """Share of samples (N, C, R, R) uint8 that are copies of training pictures (M, C, R, R) uint8."""
     x = pixels[:MOST_IN_PAIRS].flatten(1).to(device)
-    return averaged(neighbours.copied(x, trained_on.flatten(1)))
+    return share(neighbours.copied(x, trained_on.flatten(1)))
 
 
-def averaged(values: Tensor) -> Measured:
-    """The mean of a value per picture."""
-    return Measured(value=float(values.double().mean()), error=mean_error(values))
+def share(values: Tensor) -> Measured:
+    """The mean of a value per picture that is 0 or 1."""
+    return Measured(value=float(values.double().mean()), error=share_error(values))
 
 
 def to_json(measured: dict[str, Measured]) -> dict[str, Any]:

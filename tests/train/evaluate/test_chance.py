@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ambient.train.evaluate.chance import bootstrap_error, interval, mean_error
+from ambient.train.evaluate.chance import bootstrap_error, interval, mean_error, share_error
 from ambient.train.evaluate.distances import frechet_distance, moments
 from scipy import stats
 
@@ -27,6 +27,16 @@ def test_the_bootstrap_depends_on_the_seed_only() -> None:
     x = draw(0)
     first, same, other = (bootstrap_error(x, lambda z: float(z.mean()), seed=s) for s in (1, 1, 2))
     assert first == same != other
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.3, 0.9])
+def test_intervals_of_shares_hold_the_truth(share: float) -> None:
+    """Nine times in ten or more, also where most sets of 60 hold none."""
+    random = np.random.default_rng(0)
+    sets = [torch.from_numpy((random.random(60) < share).astype(float)) for _ in range(400)]
+    inside = [abs(float(values.mean()) - share) <= 1.645 * share_error(values) for values in sets]
+    assert np.mean(inside) >= 0.86
+    assert share_error(torch.zeros(100)) == pytest.approx((2 / 104 * 102 / 104 / 104) ** 0.5)
 
 
 def test_errors_of_means_and_intervals() -> None:
