@@ -109,13 +109,15 @@ def compare(
     _claim(out, _setup(manifest, judge, config))
     jobs = [(arm, seed) for seed in range(config.seeds) for arm in config.arms]
     results: list[Result] = []
+    written: set[str] = set()
     for number, (arm, seed) in enumerate(jobs):
         result = _recorded(out, arm, seed)
         if result is None:
             reporter.say(f"{number + 1} of {len(jobs)}: arm {arm.name}, seed {seed}: {arm.meaning}")
             path = out / "arms" / f"{arm.name}.parquet"
-            if not path.exists():
+            if arm.name not in written:  # also where it exists: the arm may have been defined otherwise before
                 write_arm(manifest, table, out_of_training, arm, path)
+                written.add(arm.name)
             run, begin = out / "runs" / f"{arm.name}-{seed}", time.monotonic()
             trained = config.train_of(seed)
             report = spoken(reporter)

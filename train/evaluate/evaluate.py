@@ -98,7 +98,12 @@ def evaluate(
     )
     measured["memorised"] = _copies(ours, among, space, config, place, workers, reporter)
     return {
-        "samples": {"from": str(samples), "pictures": len(features), "fingerprint": ours.fingerprint()},
+        "samples": {
+            "from": str(samples),
+            "seeds": f"0-{config.num - 1}" if path != samples else None,
+            "pictures": len(features),
+            "fingerprint": ours.fingerprint(),
+        },
         "reference": {
             "from": str(reference),
             "where": config.where or (CLEAN if is_manifest(reference) else None),

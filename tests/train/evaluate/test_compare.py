@@ -100,6 +100,7 @@ def test_every_arm_is_recorded(finished: Path, manifest: Path) -> None:
 def test_arms_share_network_start_and_noise(finished: Path) -> None:
     configs = [result["config"] for result in results(finished).values()]
     assert all(each == configs[0] for each in configs)
+    assert len({results(finished)[f"{arm}-0"]["checkpoint"] for arm in ("clean", "all", "ambient")}) == 3
     noise = [np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")) for arm in ARMS]
     assert all(picture.shape == (16, 8 * 16, 3) for picture in noise)
     grid = np.asarray(Image.open(finished / "grid.png"))
@@ -166,6 +167,14 @@ def test_another_arm_of_the_same_name_is_refused(manifest: Path, finished: Path,
         compare(
             manifest, tmp_path / "cmp", config(more=(chosen("sharp", "sharpness > 0"),)), device="cpu", reporter=QUIET
         )
+
+
+def test_an_arm_that_was_begun_is_not_continued_as_another(manifest: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "cmp")
+    (tmp_path / "cmp" / "results" / "sharp-0.json").unlink()
+    other = config(more=(chosen("sharp", "sharpness < 0"),))
+    with pytest.raises(UserError, match="was trained on another manifest"):
+        compare(manifest, tmp_path / "cmp", other, device="cpu", reporter=QUIET)
 
 
 def test_the_denoising_error_is_that_of_the_last_average(finished: Path, manifest: Path) -> None:

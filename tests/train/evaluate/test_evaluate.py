@@ -87,6 +87,7 @@ def test_a_run_is_drawn_from_once_and_its_copies_looked_for_in_its_manifest(tmp_
     (run / "config.json").write_text(json.dumps({"manifest": str(fields)}))
     result = evaluate(run, fields, FAST, reporter=QUIET, device="cpu")
     assert result["samples"]["pictures"] == 24
+    assert result["samples"]["seeds"] == "0-23"
     assert result["reference"]["pictures"] == 12
     assert result["memorised_among"] == {"from": str(fields), "pictures": 36}
     npz = run / "generated" / "000000000100-24.npz"
