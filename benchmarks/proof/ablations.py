@@ -42,7 +42,7 @@ def main() -> None:
     options.begin = time.monotonic()
     row, judge = prepare(options.row, options)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    jobs = [job_of(name, seed) for seed in seeds for name in options.arms.split(",")]
+    jobs = [job_of(name, seed) for seed in seeds for name in options.arms.split(",") if name]
     prove(row, jobs, judge, training(options), options)
 
 

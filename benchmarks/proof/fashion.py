@@ -3,11 +3,14 @@
     python benchmarks/proof/fashion.py blur-1.0 --data /usr/share/datasets/fashion-mnist --work /tmp/fashion
     python benchmarks/proof/fashion.py classifier --data ... --work ...      # made once, kept in this folder
 
-One call works on one row for --seconds and records each finished (arm, seed) under results/; later calls add to it. The
-data are those of Debian's package dataset-fashion-mnist. Pictures are padded to 32x32. The same 1,200 of the 60,000
-training pictures are clean in every row. Frechet distance: 10,000 samples against all 60,000 undamaged training
-pictures, in the features of a classifier trained on the labels of the 10,000 test pictures (fashion.safetensors), on
-which denoising is measured, too.
+One call works on one row for --seconds and records each finished (arm, seed) under results/; later calls add to it, and
+several may run at once, each with its own --arms or --seeds, after one with --arms "" has written and annotated the
+pool. The manifests in WORK/manifests are worth keeping: with them nothing is annotated again, on any machine.
+
+The data are those of Debian's package dataset-fashion-mnist, padded to 32x32. The same 1,200 of the 60,000 training
+pictures are clean in every row. Frechet distance: 10,000 samples against all 60,000 undamaged training pictures, in the
+features of a classifier trained on the labels of the 10,000 test pictures (fashion.safetensors), on which denoising is
+measured, too.
 """
 
 import argparse

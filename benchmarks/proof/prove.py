@@ -33,7 +33,7 @@ from ambient.train.run import spoken
 from ambient.train.samples import save_grid
 
 RESULTS = Path(__file__).parent / "results"
-_JUDGING_S = 45.0  # kept back for measuring a run
+_JUDGING_S = 60.0  # kept back for measuring a run
 _SHARED = "any"  # the row of what is the same in all: clean pictures only
 
 
@@ -74,7 +74,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, required=True, help="pools, manifests, runs; manifests are worth keeping")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=560.0, help="of this call")
-    parser.add_argument("--arms", default="clean,ambient,fixed,all")
+    parser.add_argument("--arms", default="clean,ambient,fixed,all", help="with commas; none: annotate only")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--images", type=int, default=1_600_000, help="training pictures of each run")
     parser.add_argument("--samples", type=int, default=10_000)
@@ -162,7 +162,7 @@ def standard_jobs(row: Row, work: Path, options: argparse.Namespace) -> list[Job
     median = float(np.quantile(_sigma_min(manifests(row, work, options, Reporter())["picture"]), 0.5))
     arms = {"clean": CLEAN, "all": ALL, "ambient": AMBIENT, "fixed": fixed(round(median, 3))}
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    return [Job(label=name, arm=arms[name], seed=seed) for seed in seeds for name in options.arms.split(",")]
+    return [Job(label=name, arm=arms[name], seed=seed) for seed in seeds for name in options.arms.split(",") if name]
 
 
 def training(options: argparse.Namespace, **changes: Any) -> TrainConfig:
