@@ -5,7 +5,7 @@
 
 One call works on one row for --seconds and records each finished (arm, seed) under results/; later calls add to it, and
 several may run at once, each with its own --arms or --seeds, after one with --arms "" has written and annotated the
-pool. The manifests in WORK/manifests are worth keeping: with them nothing is annotated again, on any machine.
+pool. The manifests in WORK/manifests are worth keeping: with them nothing is annotated again.
 
 The data are those of Debian's package dataset-fashion-mnist, padded to 32x32. The same 1,200 of the 60,000 training
 pictures are clean in every row. Frechet distance: 10,000 samples against all 60,000 undamaged training pictures, in the

@@ -1,4 +1,4 @@
-"""Pools of known damage for the proofs: zip files of PNG pictures, the same bytes for the same call."""
+"""Pools of known damage for the proofs: zip files of uncompressed pictures, the same bytes for the same call."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ U8 = npt.NDArray[np.uint8]
 def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: U8, workers: int = 16) -> tuple[Path, Path]:
     """``clean.zip`` and ``pool.zip`` of pictures (N, H, W) or (N, H, W, 3): what each kind damages, in equal shares.
 
-    clean: (N,) which pictures stay as they are. Members are named kind/number.png, so that the kind is the source.
+    clean: (N,) which pictures stay as they are. Members are named kind/number.ppm, so that the kind is the source.
     """
     folder.mkdir(parents=True, exist_ok=True)
     damaged = np.flatnonzero(~clean)
@@ -31,8 +31,8 @@ def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: U8, worke
             picture, _ = parse(kind)(picture, np.random.default_rng(seed))
         grey = pictures.ndim == 3
         data = io.BytesIO()
-        Image.fromarray(picture[:, :, 0] if grey else picture).save(data, "PNG", compress_level=1)
-        return f"{kind or 'clean'}/{row:06d}.png", data.getvalue()
+        Image.fromarray(picture[:, :, 0] if grey else picture).save(data, "PPM")
+        return f"{kind or 'clean'}/{row:06d}.{'pgm' if grey else 'ppm'}", data.getvalue()
 
     paths = folder / "clean.zip", folder / "pool.zip"
     with ThreadPoolExecutor(workers) as threads:

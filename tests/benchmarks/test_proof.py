@@ -35,13 +35,13 @@ def test_pools_hold_what_they_say(tmp_path: Path) -> None:
     clean = np.arange(30) % 5 == 0
     paths = write_pool(tmp_path / "a", pictures, ["blur-1", "jpeg-20"], clean=clean, workers=2)
     with zipfile.ZipFile(paths[0]) as archive:
-        assert archive.namelist() == [f"clean/{row:06d}.png" for row in range(0, 30, 5)]
-        np.testing.assert_array_equal(decode(archive.read("clean/000005.png")).pixels, pictures[5])
+        assert archive.namelist() == [f"clean/{row:06d}.ppm" for row in range(0, 30, 5)]
+        np.testing.assert_array_equal(decode(archive.read("clean/000005.ppm")).pixels, pictures[5])
     with zipfile.ZipFile(paths[1]) as archive:
         names = archive.namelist()
         assert [name.partition("/")[0] for name in names] == ["blur-1"] * 12 + ["jpeg-20"] * 12
         expected, _ = parse("blur-1")(pictures[1], np.random.default_rng())
-        np.testing.assert_array_equal(decode(archive.read("blur-1/000001.png")).pixels, expected)
+        np.testing.assert_array_equal(decode(archive.read("blur-1/000001.ppm")).pixels, expected)
     again = write_pool(tmp_path / "b", pictures, ["blur-1", "jpeg-20"], clean=clean, workers=1)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
