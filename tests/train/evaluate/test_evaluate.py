@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ambient import cli
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import read_metadata
@@ -26,6 +30,7 @@ from small_pool import write_pool
 from trained_run import write_run
 
 QUIET = Reporter(quiet=True)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAST = EvalConfig(num=24)
 
 
@@ -33,6 +38,15 @@ FAST = EvalConfig(num=24)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ambient" / "features"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A command handles signals for as long as its process lives: here they are handed back."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +85,29 @@ def test_folders(pool: Path) -> None:
     assert soft["space"]["resolution"] == 16
     assert json.loads(json.dumps(soft)) == soft
     assert set(table(soft)["measure"].to_pylist()) >= {*soft["measures"], "sharpness wins"}
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_command_prints_a_table_or_json_and_writes_a_file(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> tuple[int, str, str]:
+        words = ["ambient", "eval", str(pool / "soft"), "--reference", str(pool / "clean"), "--num", "20", *options]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    code, out, _ = run("-o", str(tmp_path / "result.json"), "--device", "cpu")
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert code == 0
+    shown = {line.split()[0]: line.split()[1] for line in out.splitlines() if line}
+    assert shown["frechet"] == f"{written['measures']['frechet']['value']:.4g}"
+    code, out, _ = run("--json", "--device", "cpu")
+    assert values(json.loads(out)) == pytest.approx(values(written), rel=1e-9)
+    code, out, err = run("--weights", "inception=none", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "ambient: --weights inception=FILE: the features are texture"
 
 
 def test_a_seed_decides(pool: Path) -> None:
