@@ -367,6 +367,106 @@ def sample(
 
 
 @app.command()
+def eval(
+    samples: Annotated[Path, typer.Argument(help="A run, or a folder, npz or manifest of pictures.")],
+    reference: Annotated[Path, typer.Option(help="Real pictures: a pool, or a manifest.")],
+    where: Annotated[str | None, typer.Option(help="SQL predicate: rows of a manifest; default: the clean.")] = None,
+    features: Annotated[
+        str, typer.Option(help="texture (built in), labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.")
+    ] = "texture",
+    weights: Annotated[list[str] | None, typer.Option(help="FEATURES=FILE: a local copy of its weights.")] = None,
+    num: Annotated[int, typer.Option(help="Samples, at most; of a run so many are drawn.")] = 10_000,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    root: Root = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 4,
+) -> None:
+    """Measure samples against real pictures, each measure with a 90 % interval.
+
+    Frechet and kernel distance, precision, recall, density, coverage, diversity, copies, quality scores. Of a run,
+    pictures are drawn first. What is known of the reference is kept for the next time.
+
+    Example: ambient eval runs/first --reference manifest.parquet --num 2000
+    """
+    from .curate.reporter import Reporter
+    from .curate.tables import print_table
+    from .train.evaluate.evaluate import EvalConfig, evaluate, table, write_json
+
+    named = _named(weights, "--weights", "FEATURES=FILE")
+    config = EvalConfig(features=features, weights=named, where=where, num=num, seed=seed)
+    roots, reporter = _pairs(root), Reporter()
+    result = evaluate(samples, reference, config, device=device, workers=workers, roots=roots, reporter=reporter)
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        _print_json(result)
+    else:
+        print_table(table(result))
+
+
+@app.command()
+def compare(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the comparison.")],
+    preset: Annotated[str, typer.Option(help="Of training: smoke (CPU) or small (GPU).")] = "smoke",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of training; repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each arm.")] = 3,
+    fixed: Annotated[float | None, typer.Option(help="Another arm: one sigma_min for all that is not clean.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help='Another arm, name="SQL predicate": these as equal.')] = None,
+    reference: Annotated[Path | None, typer.Option(help="Real pictures; default: held-out clean ones.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL predicate: rows of a reference manifest.")] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the clean pictures that no arm trains on.")] = 0.2,
+    features: Annotated[str, typer.Option(help="As of `ambient eval`.")] = "texture",
+    weights: Annotated[list[str] | None, typer.Option(help="FEATURES=FILE: a local copy of its weights.")] = None,
+    num: Annotated[int, typer.Option(help="Samples of each training.")] = 2_000,
+    root: Root = None,
+    device: Device = "auto",
+    workers: Workers = 4,
+    dry_run: DryRun = False,
+) -> None:
+    """Does it help? Train on the clean pictures only, on all as equal, and on all above their sigma_min, and measure.
+
+    Every arm gets the same seeds, steps, network and samples. The same command continues one that was stopped; more
+    seeds and arms may be added. What is said of differences, and by which rule, is in OUT/summary.json.
+
+    Example: ambient compare manifest.parquet -o cmp --set num_images=200000 --arm sharp="sharpness > -2"
+    """
+    from .curate.reporter import Reporter
+    from .curate.tables import print_table
+    from .train.config import TrainConfig
+    from .train.evaluate import compare as comparison
+    from .train.evaluate.arms import chosen
+    from .train.evaluate.verdict import verdicts
+
+    config = comparison.CompareConfig(
+        train=TrainConfig.from_settings(settings or [], preset=preset),
+        seeds=seeds,
+        fixed=fixed,
+        more=tuple(chosen(name, sql) for name, sql in _named(arm, "--arm", 'name="SQL predicate"').items()),
+        features=features,
+        weights=_named(weights, "--weights", "FEATURES=FILE"),
+        reference=reference,
+        where=where,
+        holdout=holdout,
+        num=num,
+    )
+    if dry_run:
+        _print_json(comparison.plan(manifest, config))
+        return
+    stop, reporter, roots = _until_signal(), Reporter(), _pairs(root)
+    results = comparison.compare(
+        manifest, out, config, device=device, roots=roots, workers=workers, stop=stop, reporter=reporter
+    )
+    if stop():
+        raise _Stopped
+    print_table(comparison.table(results))
+    for verdict in verdicts(results):
+        typer.echo(verdict.sentence())
+
+
+@app.command()
 def corrupt(
     pool: Annotated[Path, typer.Argument(help="Folder or .zip of pictures.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must be new.")],

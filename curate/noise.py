@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     SAMPLE = 6  # initial noise of generated pictures
     LABEL = 7  # whose label is hidden
     FOLD = 8  # which classifier a picture is held out from
+    VALIDATE = 9  # noise on pictures kept out of training
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:

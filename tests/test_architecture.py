@@ -139,7 +139,8 @@ def test_every_other_file_that_code_reads_is_installed() -> None:
 
 def test_requirements_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    required = {requirement.split(">")[0].replace("-", "_") for requirement in project["project"]["dependencies"]}
+    listed = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["eval"]
+    required = {requirement.split(">")[0].replace("-", "_") for requirement in listed}
     names = {"PIL": "pillow", "skimage": "scikit_image", "open_clip": "open_clip_torch"}
     imported = {name.split(".")[0] for path in modules() for dots, name in imports(path, top_level=False) if not dots}
     assert {names.get(name, name) for name in imported - set(sys.stdlib_module_names)} <= required

@@ -170,15 +170,16 @@ def _cache_path(rows: Rows) -> Path:
     """Named after pictures and Space, so that manifests that differ in thresholds only share it."""
     key = hashlib.blake2b(str(rows.space).encode(), digest_size=16)
     key.update(rows.names.numpy().tobytes())
-    return _cache_folder() / f"{key.hexdigest()}.u8"
+    return cache_folder() / f"{key.hexdigest()}.u8"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where what can be made again is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ambient"
 
 
 def _free_disk() -> int:
-    folder = _cache_folder()
+    folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -1,0 +1,205 @@
+"""`ambient compare` on pictures of the demo: what it trains, what it records, and that it continues."""
+
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ambient import cli
+from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.corrupt import corrupt
+from ambient.curate.corruptions import parse
+from ambient.curate.reporter import Reporter
+from ambient.schemas.errors import UserError
+from ambient.train import demo
+from ambient.train.config import TrainConfig
+from ambient.train.evaluate import compare as module
+from ambient.train.evaluate.arms import chosen
+from ambient.train.evaluate.compare import CompareConfig, compare, plan, table
+from ambient.train.evaluate.judge import denoising, moments_of
+from ambient.train.rows import read_rows
+from ambient.train.trained import load_trained
+from PIL import Image
+
+QUIET = Reporter(quiet=True)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TINY = ["num_images=96", "batch_size=16", "network.channels=8", "network.multipliers=1,2", "sample_count=0"]
+ARMS = ["clean", "all", "ambient", "fixed-1.5", "sharp"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's photographs and damages, fewer of them, annotated in passing."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "PHOTOGRAPHS", ["chelsea", "coffee"])
+        demo.cut(folder / "photographs")
+    for path in sorted((folder / "photographs").rglob("*.png"))[160:]:
+        path.unlink()
+    kinds = [parse(name) for name in demo.CORRUPTIONS]
+    corrupt(folder / "photographs", folder / "pool", corruptions=kinds, fraction=0.75)
+    config = AnnotateConfig(
+        clean=folder / "pool" / "clean", resolution=16, steps=5, draws=1, accept_indistinguishable=True
+    )
+    return annotate(folder / "pool", folder / "manifest.parquet", config, device="cpu", reporter=QUIET)
+
+
+def config(**changes: object) -> CompareConfig:
+    options = {"seeds": 1, "num": 8, "holdout": 0.4, **changes}
+    return CompareConfig(train=TrainConfig.from_settings(TINY), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five arms, one seed, by the command line."""
+    out = tmp_path_factory.mktemp("cmp") / "cmp"
+    options = ["--seeds", "1", "--num", "8", "--holdout", "0.4", "--fixed", "1.5", "--arm", "sharp=sharpness > -2"]
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(out.parent / "cache"))
+        patch.setattr(sys, "argv", ["ambient", "compare", str(manifest), "-o", str(out), *options, *settings])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+    assert not end.value.code
+    return out
+
+
+def results(out: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))}
+
+
+def test_every_arm_is_recorded(finished: Path, manifest: Path) -> None:
+    found = results(finished)
+    assert set(found) == {f"{arm}-0" for arm in ARMS}
+    for result in found.values():
+        assert {"frechet", "kernel", "precision", "recall", "memorised"} <= set(result["measures"])
+        assert result["config"]["num_images"] == 96
+        assert result["config"]["seed"] == 0
+        assert [point["images"] for point in result["curve"]] == [32, 48, 64, 80, 96]
+        assert all(point["samples"] == 8 for point in result["curve"])
+        assert result["curve"][-1]["frechet"]["value"] == pytest.approx(result["measures"]["frechet"]["value"])
+        assert len(result["validation"]["mean"]) == len(result["validation"]["sigma"]) == 16
+        assert result["reference"] == found["clean-0"]["reference"]
+    held = found["clean-0"]["reference"]["pictures"]
+    ok = len(read_rows(manifest))
+    assert [found[f"{arm}-0"]["pictures"] for arm in ("clean", "all", "ambient")] == [40 - held, ok - held, ok - held]
+    usable = {arm: found[f"{arm}-0"]["usable"]["pictures"] for arm in ARMS}
+    assert set(usable["clean"]) == {40 - held}
+    assert set(usable["all"]) == {ok - held}
+    assert usable["fixed-1.5"][0] == 40 - held < usable["fixed-1.5"][-1] == ok - held
+    assert usable["clean"] <= usable["ambient"] <= usable["all"]
+
+
+def test_arms_share_network_start_and_noise(finished: Path) -> None:
+    configs = [result["config"] for result in results(finished).values()]
+    assert all(each == configs[0] for each in configs)
+    assert len({results(finished)[f"{arm}-0"]["checkpoint"] for arm in ("clean", "all", "ambient")}) == 3
+    noise = [np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")) for arm in ARMS]
+    assert all(picture.shape == (16, 8 * 16, 3) for picture in noise)
+    grid = np.asarray(Image.open(finished / "grid.png"))
+    assert grid.shape == (len(ARMS) * 32, 8 * 32, 3)
+    order = [arm for arm in ("clean", "all", "ambient", "fixed-1.5", "sharp") if arm in ARMS]
+    for number, arm in enumerate(order):
+        row = np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")).repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_array_equal(grid[number * 32 : number * 32 + 32], row)
+
+
+def test_nobody_trains_on_the_held_out(finished: Path, manifest: Path) -> None:
+    trained = {uri for arm in ARMS for uri in read_rows(finished / "arms" / f"{arm}.parquet").uris.to_pylist()}
+    judge = module.build_judge(manifest, config(), device="cpu", roots=None, workers=0, reporter=QUIET)
+    assert (
+        len(set(read_rows(manifest).uris.to_pylist()) - trained) == judge.reference.moments.num == len(judge.held_out)
+    )
+
+
+def test_summary_table_and_plots(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {verdict["other"] for verdict in summary["verdicts"]} == set(ARMS) - {"ambient"}
+    assert "95 %" in summary["rule"]
+    for name in ("curve", "validation", "usable"):
+        with Image.open(finished / f"{name}.png") as plot:
+            assert min(plot.size) > 300
+    found = list(results(finished).values())
+    rows = {row["arm"]: row for row in table(found).to_pylist()}
+    assert rows["clean"]["frechet"].startswith(f"{results(finished)['clean-0']['measures']['frechet']['value']:.4g} ")
+
+
+def test_it_continues(manifest: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second arm's training: that one goes on, the first is left alone, and the values are the same."""
+    out, asked = tmp_path / "cmp", []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) > 12
+
+    done = compare(manifest, out, config(), device="cpu", stop=stop, reporter=QUIET)
+    assert [result["arm"] for result in done] == ["clean"]
+    assert (out / "runs" / "all-0" / "checkpoints").exists()
+    before = (out / "results" / "clean-0.json").stat().st_mtime_ns
+    done = compare(manifest, out, config(), device="cpu", reporter=QUIET)
+    assert [result["arm"] for result in done] == ["clean", "all", "ambient"]
+    assert (out / "results" / "clean-0.json").stat().st_mtime_ns == before
+    for name, result in results(out).items():
+        assert result["checkpoint"] == results(finished)[name]["checkpoint"]
+        assert result["measures"]["frechet"]["value"] == pytest.approx(
+            results(finished)[name]["measures"]["frechet"]["value"], rel=1e-6
+        )
+    monkeypatch.setattr(module, "train", None)  # nothing is left to train
+    compare(manifest, out, config(), device="cpu", reporter=QUIET)
+    with pytest.raises(UserError, match="another num"):
+        compare(manifest, out, config(num=9), device="cpu", reporter=QUIET)
+    with pytest.raises(UserError, match=r"another (holdout|reference)"):
+        compare(manifest, out, config(holdout=0.5), device="cpu", reporter=QUIET)
+
+
+def test_another_arm_of_the_same_name_is_refused(manifest: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "results", tmp_path / "cmp" / "results")
+    shutil.copy(finished / "compare.json", tmp_path / "cmp")
+    shutil.copytree(finished / "samples", tmp_path / "cmp" / "samples")
+    with pytest.raises(UserError, match="another arm named sharp"):
+        compare(
+            manifest, tmp_path / "cmp", config(more=(chosen("sharp", "sharpness > 0"),)), device="cpu", reporter=QUIET
+        )
+
+
+def test_an_arm_that_was_begun_is_not_continued_as_another(manifest: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "cmp")
+    (tmp_path / "cmp" / "results" / "sharp-0.json").unlink()
+    other = config(more=(chosen("sharp", "sharpness < 0"),))
+    with pytest.raises(UserError, match="was trained on another manifest"):
+        compare(manifest, tmp_path / "cmp", other, device="cpu", reporter=QUIET)
+
+
+def test_the_denoising_error_is_that_of_the_last_average(finished: Path, manifest: Path) -> None:
+    """Not of the earlier averages that the curve is drawn from."""
+    judge = module.build_judge(manifest, config(), device="cpu", roots=None, workers=0, reporter=QUIET)
+    trained = load_trained(finished / "runs" / "clean-0", torch.device("cpu"), warn=print)
+    expected = denoising(trained, judge).to_json()
+    assert results(finished)["clean-0"]["validation"]["mean"] == pytest.approx(expected["mean"], rel=1e-4)
+    assert moments_of(finished / "runs" / "clean-0", most=2) == [48, 96]
+
+
+def test_plan_and_refusals(manifest: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    planned = plan(manifest, config(seeds=2, fixed=2.0))
+    assert planned["runs"] == 8
+    assert planned["training_pictures"] == 8 * 96
+    assert 8 < planned["held_out"] < 32
+    with pytest.raises(UserError, match="two arms are named"):
+        config(more=(chosen("a", "true"), chosen("a", "false")))
+    with pytest.raises(UserError, match="too few"):
+        compare(manifest, tmp_path / "a", config(holdout=0.01), device="cpu", reporter=QUIET)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="without torchrun"):
+        compare(manifest, tmp_path / "a", config(), device="cpu", reporter=QUIET)

@@ -1,0 +1,242 @@
+"""`ambient eval` as a whole: what is evaluated against what, what the result says, what is kept and refused."""
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ambient import cli
+from ambient.curate.reporter import Reporter
+from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import read_metadata
+from ambient.schemas.space import Space
+from ambient.train.evaluate import evaluate as module
+from ambient.train.evaluate import reference as reference_module
+from ambient.train.evaluate.evaluate import EvalConfig, evaluate, table
+from ambient.train.evaluate.extractors import open_extractor
+from ambient.train.evaluate.quality import win_rate
+from ambient.train.evaluate.reference import reference_of
+from ambient.train.evaluate.sources import common_space, is_manifest, open_source, read
+from photo_pool import write_photo_pool
+from scipy import stats
+from small_pool import write_pool
+from trained_run import write_run
+
+QUIET = Reporter(quiet=True)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FAST = EvalConfig(num=24)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ambient" / "features"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A command handles signals for as long as its process lives: here they are handed back."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16x16 photographs: clean 60, soft 40, blurred 40."""
+    return write_photo_pool(tmp_path_factory.mktemp("photos") / "pool")
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of 36 fields of 8x8x3, every third one clean, labelled by their number mod 2."""
+    folder = tmp_path_factory.mktemp("fields")
+    return write_pool(folder, num=36, space=Space(resolution=8), labels=[i % 2 for i in range(36)])
+
+
+def values(result: dict) -> dict[str, float]:
+    return {name: measured["value"] for name, measured in result["measures"].items()}
+
+
+def test_folders(pool: Path) -> None:
+    """Clean against clean halves is near, blurred is far; every value lies in its interval, and the table shows it."""
+    same = evaluate(pool / "clean", pool / "clean", FAST, reporter=QUIET, device="cpu")
+    soft = evaluate(pool / "blurred", pool / "clean", FAST, reporter=QUIET, device="cpu")
+    assert values(soft)["frechet"] > values(same)["frechet"]
+    assert values(same)["memorised"] == 1
+    assert values(same)["precision"] > 0.7
+    assert values(soft)["memorised"] < 0.1
+    assert soft["quality"]["sharpness"]["win_rate"]["high"] < 0.2
+    assert soft["quality"]["sharpness"]["samples"] < soft["quality"]["sharpness"]["reference"]
+    assert same["quality"]["noise"]["win_rate"]["value"] == pytest.approx(0.5, abs=0.1)
+    for measured in soft["measures"].values():
+        assert measured["low"] <= measured["value"] <= measured["high"]
+    assert soft["samples"]["pictures"] == 24
+    assert soft["reference"]["pictures"] == 60
+    assert len(soft["features"]["digest"]) == 32
+    assert soft["space"]["resolution"] == 16
+    assert json.loads(json.dumps(soft)) == soft
+    assert set(table(soft)["measure"].to_pylist()) >= {*soft["measures"], "sharpness wins"}
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_command_prints_a_table_or_json_and_writes_a_file(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> tuple[int, str, str]:
+        words = ["ambient", "eval", str(pool / "soft"), "--reference", str(pool / "clean"), "--num", "20", *options]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    code, out, _ = run("-o", str(tmp_path / "result.json"), "--device", "cpu")
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert code == 0
+    shown = {line.split()[0]: line.split()[1] for line in out.splitlines() if line}
+    assert shown["frechet"] == f"{written['measures']['frechet']['value']:.4g}"
+    code, out, _ = run("--json", "--device", "cpu")
+    assert values(json.loads(out)) == pytest.approx(values(written), rel=1e-9)
+    code, out, err = run("--weights", "inception=none", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "ambient: --weights inception=FILE: the features are texture"
+
+
+def test_a_seed_decides(pool: Path) -> None:
+    one, again, other = (
+        evaluate(pool / "soft", pool / "clean", EvalConfig(num=24, seed=seed), reporter=QUIET, device="cpu")
+        for seed in (0, 0, 1)
+    )
+    assert values(one) == pytest.approx(values(again), rel=1e-9)
+    assert one["samples"]["fingerprint"] != other["samples"]["fingerprint"]
+
+
+def test_a_run_is_drawn_from_once_and_its_copies_looked_for_in_its_manifest(tmp_path: Path, fields: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "config.json").write_text(json.dumps({"manifest": str(fields)}))
+    result = evaluate(run, fields, FAST, reporter=QUIET, device="cpu")
+    assert result["samples"]["pictures"] == 24
+    assert result["samples"]["seeds"] == "0-23"
+    assert result["reference"]["pictures"] == 12
+    assert result["memorised_among"] == {"from": str(fields), "pictures": 36}
+    npz = run / "generated" / "000000000100-24.npz"
+    before = npz.stat().st_mtime_ns
+    expected = pytest.approx(values(result)["frechet"], rel=1e-9)
+    assert values(evaluate(run, fields, FAST, reporter=QUIET, device="cpu"))["frechet"] == expected
+    assert npz.stat().st_mtime_ns == before
+    assert values(evaluate(npz, fields, FAST, reporter=QUIET, device="cpu"))["frechet"] == expected
+
+
+def test_rows_of_a_manifest(fields: Path) -> None:
+    def source(where: str | None):
+        return open_source(fields, where=where, workers=0, reporter=QUIET)
+
+    assert len(source(None)) == 12
+    assert len(source("true")) == 36
+    assert source("uri < '010.png'").uris == [f"{i:03d}.png" for i in range(10)]
+    with pytest.raises(UserError, match="fits --where"):
+        source("uri = 'none'")
+    with pytest.raises(UserError, match="SQL"):
+        source("nonsense = 1")
+    pixels, kept = read(source("true"), read_metadata(fields).space, workers=2, reporter=QUIET)
+    assert pixels.shape == (36, 3, 8, 8)
+    assert kept == list(range(36))
+    some = source("true").some(10, seed=3)
+    assert some.ids == [source("true").ids[int(uri[:3])] for uri in some.uris]
+    assert some.labels.tolist() == [int(uri[:3]) % 2 for uri in some.uris]
+
+
+def test_a_pool_that_is_a_parquet_file_is_no_manifest(tmp_path: Path, fields: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "list.parquet")
+    assert not is_manifest(tmp_path / "list.parquet")
+    assert is_manifest(fields)
+
+
+def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path, pool: Path) -> None:
+    shutil.copytree(pool / "clean", tmp_path / "some")
+    (tmp_path / "some" / "000.png").write_bytes(b"torn")
+    source = open_source(tmp_path / "some", workers=2, reporter=QUIET)
+    space = common_space(source, source)
+    assert space.resolution == 16
+    pixels, kept = read(source, space, workers=2, reporter=QUIET)
+    assert len(pixels) == 59
+    assert kept == list(range(1, 60))
+
+
+def test_the_reference_is_computed_once(pool: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, fields: Path) -> None:
+    extractor = open_extractor("texture", torch.device("cpu"))
+    source = open_source(pool / "clean", workers=0, reporter=QUIET)
+    monkeypatch.setattr(reference_module, "MOST_IN_PAIRS", 20)
+    first = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET)
+    assert (first.moments.num, len(first.features)) == (60, 20)
+    (file,) = cache.iterdir()
+    monkeypatch.setattr(reference_module, "features_of", None)  # not called again
+    again = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET)
+    torch.testing.assert_close(again.features, first.features, rtol=0, atol=0)
+    torch.testing.assert_close(again.moments.factor, first.moments.factor, rtol=0, atol=0)
+    with pytest.raises(TypeError):  # another space, another content
+        reference_of(source, Space(resolution=8), extractor, workers=0, reporter=QUIET)
+    with pytest.raises(TypeError):
+        reference_of(source.rows(range(50)), Space(resolution=16), extractor, workers=0, reporter=QUIET)
+    monkeypatch.undo()
+    file.write_bytes(file.read_bytes()[:100])
+    torn = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET, cache=cache)
+    torch.testing.assert_close(torn.features[:20], first.features, rtol=0, atol=0)
+
+
+def test_labels_train_a_classifier_on_the_other_half(fields: Path, tmp_path: Path) -> None:
+    config = EvalConfig(num=24, features="labels", where="true")
+    result = evaluate(fields, fields, config, reporter=QUIET, device="cpu")
+    assert result["features"]["dimensions"] == 128
+    assert 8 <= result["reference"]["pictures"] <= 28
+    with pytest.raises(UserError, match="no labels of two kinds"):
+        evaluate(fields, write_pool(tmp_path / "p", num=20, space=Space(resolution=8)), config, reporter=QUIET)
+
+
+def test_win_rate_is_that_of_mann_and_whitney() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 9, 50).astype(float), random.integers(2, 9, 70).astype(float)
+    found = win_rate(x, y)
+    assert found.value == pytest.approx(stats.mannwhitneyu(x, y).statistic / (50 * 70))
+    repeated = [
+        win_rate(random.integers(0, 9, 50).astype(float), random.integers(2, 9, 70).astype(float)).value
+        for _ in range(300)
+    ]
+    assert found.error == pytest.approx(np.std(repeated), rel=0.25)
+
+
+def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, pool: Path, fields: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "flat.npz", arr_0=np.zeros((9, 4), np.uint8))
+    np.savez(tmp_path / "large.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8))
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    cases = [
+        (tmp_path / "empty", pool, "no picture in"),
+        (tmp_path / "none", pool, "neither a folder"),
+        (tmp_path / "flat.npz", pool, "square uint8"),
+        (tmp_path / "torn.npz", pool, "no npz with pictures"),
+        (tmp_path / "large.npz", fields, "pictures of one size"),
+    ]
+    for samples, reference, said in cases:
+        with pytest.raises(UserError, match=said) as error:
+            evaluate(samples, reference, FAST, reporter=QUIET, device="cpu")
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="leave it out"):
+        evaluate(pool, pool, EvalConfig(where="true"), reporter=QUIET, device="cpu")
+    with pytest.raises(UserError, match="at least 8"):
+        EvalConfig(num=2)
+
+
+def test_too_few_pictures_are_said(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module.warn_of_few(100, 50, 134, Reporter())
+    assert "too large" in capsys.readouterr().err
+    module.warn_of_few(1000, 500, 134, Reporter())
+    assert capsys.readouterr().err == ""

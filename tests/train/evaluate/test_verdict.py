@@ -1,0 +1,61 @@
+"""When a difference is called one: against scipy's paired test, and where nothing differs."""
+
+import numpy as np
+import pytest
+from ambient.train.evaluate.verdict import compare_arms, mean_of, verdicts
+from scipy import stats
+
+
+def result(arm: str, seed: int, value: float, error: float = 0.01) -> dict:
+    measured = {"value": value, "error": error, "low": value - 1.645 * error, "high": value + 1.645 * error}
+    return {"arm": arm, "seed": seed, "measures": {"frechet": measured}}
+
+
+def arm(name: str, values: list[float], error: float = 0.01) -> dict[int, dict]:
+    return {seed: result(name, seed, value, error) for seed, value in enumerate(values)}
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    values = [3.0, 3.4, 2.9, 3.1]
+    found = mean_of(list(arm("a", values).values()), "frechet")
+    low, high = stats.t.interval(0.9, 3, np.mean(values), stats.sem(values))
+    assert (found.value - found.half, found.value + found.half) == pytest.approx((low, high))
+    assert mean_of([result("a", 0, 5.0, 0.2)], "frechet").half == pytest.approx(0.2 * 1.645)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.1, 0.2, 0.4])
+def test_the_verdict_is_that_of_the_paired_test(shift: float) -> None:
+    random = np.random.default_rng(3)
+    ours = 4 + random.normal(size=5) * 0.5
+    theirs = ours + shift + random.normal(size=5) * 0.1  # seeds shift both alike
+    verdict = compare_arms(arm("a", list(ours)), arm("b", list(theirs)), ("a", "b"))
+    test = stats.ttest_rel(theirs, ours)
+    assert verdict.difference / verdict.error == pytest.approx(test.statistic)
+    assert (verdict.said != "within noise") == (test.pvalue < 0.05)
+
+
+def test_equal_arms_are_called_different_in_one_of_twenty() -> None:
+    random = np.random.default_rng(0)
+    said = [
+        compare_arms(arm("a", list(random.normal(size=3))), arm("b", list(random.normal(size=3))), ("a", "b")).said
+        for _ in range(600)
+    ]
+    assert np.mean([word != "within noise" for word in said]) == pytest.approx(0.05, abs=0.03)
+
+
+def test_better_is_lower_and_the_samples_chance_is_the_least_error() -> None:
+    assert compare_arms(arm("a", [1.0, 1.1, 0.9]), arm("b", [3.0, 3.1, 2.9]), ("a", "b")).said == "better"
+    assert compare_arms(arm("a", [3.0, 3.1, 2.9]), arm("b", [1.0, 1.1, 0.9]), ("a", "b")).said == "worse"
+    noisy = compare_arms(arm("a", [1.0, 1.0, 1.0], 2.0), arm("b", [3.0, 3.0, 3.0], 2.0), ("a", "b"))
+    assert noisy.said == "within noise"
+    assert noisy.error == pytest.approx(np.sqrt(3 * (4 + 4)) / 3)
+
+
+def test_one_seed_says_so_and_seeds_are_paired() -> None:
+    one = compare_arms(arm("a", [1.0]), arm("b", [3.0]), ("a", "b"))
+    assert one.said == "better"
+    assert "1 seed, so chance in training is not counted" in one.sentence()
+    assert "Frechet distance -2 " in one.sentence()
+    assert compare_arms({0: result("a", 0, 1.0)}, {1: result("b", 1, 3.0)}, ("a", "b")) is None
+    found = verdicts([result("clean", 0, 2.0), result("ambient", 0, 1.0), result("all", 0, 1.001)])
+    assert [(verdict.other, verdict.said) for verdict in found] == [("clean", "better"), ("all", "within noise")]

@@ -1,0 +1,1 @@
+"""How good are the pictures of a denoiser? Features of pictures, and measures on matrices of features."""

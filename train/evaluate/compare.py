@@ -1,0 +1,279 @@
+"""``ambient compare``: does it help to use damaged pictures at the right noise levels? On the user's own pool."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ... import __version__
+from ...curate.device import choose_device
+from ...curate.noise import names_of
+from ...curate.reporter import Reporter
+from ...curate.uris import Roots
+from ...schemas.errors import UserError
+from ...schemas.usable import beta_of, usable
+from ..config import TrainConfig, first_difference
+from ..loop import train
+from ..rows import read_rows
+from ..run import spoken
+from ..samples import load_pngs, save_grid
+from .arms import ALL, AMBIENT, CLEAN, Arm, fixed, held_out, split, write_arm
+from .evaluate import FEWEST, MOST_TRAINED_ON, EvalConfig, extractor_for, warn_of_few, write_json
+from .judge import MOMENTS, Judge, judge_run
+from .plots import draw_plots
+from .quality import MOST_SCORED
+from .reference import reference_of
+from .sources import Source, open_source, read
+from .validation import LEVELS
+from .verdict import RULE, Mean, Result, by_arm, mean_of, verdicts
+
+MOST_VALIDATED = 1_000
+"""Held-out pictures on which denoising is measured."""
+
+_GRID = 8  # pictures of each arm side by side
+_COLUMNS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "memorised")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """What is compared with what.
+
+    train: the same for every arm but for the seed; its snapshots are moved to MOMENTS of the training. seeds: 0 ... so
+    many less one. fixed: one sigma_min for an arm of its own, or None. more: other arms. features, weights: as
+    ``EvalConfig``. reference: real pictures, None for the clean ones that are held out. holdout: which share of the
+    clean pictures no arm is trained on. num: samples of each run.
+    """
+
+    train: TrainConfig
+    seeds: int = 3
+    fixed: float | None = None
+    more: tuple[Arm, ...] = ()
+    features: str = "texture"
+    weights: dict[str, str] = field(default_factory=dict)
+    reference: Path | None = None
+    where: str | None = None
+    holdout: float = 0.2
+    num: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.num < FEWEST:
+            raise UserError(f"--seeds must be at least 1 and --num at least {FEWEST}, not {self.seeds} and {self.num}")
+        if not 0 < self.holdout < 1:
+            raise UserError(f"--holdout must lie between 0 and 1, not {self.holdout}")
+        names = [arm.name for arm in self.arms]
+        if double := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"two arms are named {double[0]}: name each differently")
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        extra = () if self.fixed is None else (fixed(self.fixed),)
+        return (CLEAN, ALL, AMBIENT, *extra, *self.more)
+
+    def train_of(self, seed: int) -> TrainConfig:
+        """The training of one seed."""
+        every = -(-self.train.num_images // MOMENTS)
+        return replace(self.train, seed=seed, snapshot_images=every, sample_images=self.train.num_images, keep=1)
+
+
+def compare(
+    manifest: Path,
+    out: Path,
+    config: CompareConfig,
+    *,
+    device: str = "auto",
+    roots: Roots | None = None,
+    workers: int = 4,
+    stop: Callable[[], bool] = lambda: False,
+    reporter: Reporter | None = None,
+) -> list[Result]:
+    """Train every arm with every seed, measure each, and say what the differences are worth.
+
+    The same call continues: what has a file in out/results is not done again, what was being trained goes on. More
+    seeds and arms may be asked for later. Writes into ``out``: compare.json, arms/, runs/, results/, samples/,
+    summary.json and plots. stop: asked before each training step; True ends it, with what is finished so far.
+    Returns the results. Raises UserError for what the user can put right.
+    """
+    reporter = reporter or Reporter()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("ambient compare trains one run after the other in one process: start it without torchrun")
+    table, out_of_training = split(manifest, config.holdout)
+    judge = build_judge(manifest, config, device=device, roots=roots, workers=workers, reporter=reporter)
+    _claim(out, _setup(manifest, judge, config))
+    jobs = [(arm, seed) for seed in range(config.seeds) for arm in config.arms]
+    results: list[Result] = []
+    written: set[str] = set()
+    for number, (arm, seed) in enumerate(jobs):
+        result = _recorded(out, arm, seed)
+        if result is None:
+            reporter.say(f"{number + 1} of {len(jobs)}: arm {arm.name}, seed {seed}: {arm.meaning}")
+            path = out / "arms" / f"{arm.name}.parquet"
+            if arm.name not in written:  # also where it exists: the arm may have been defined otherwise before
+                write_arm(manifest, table, out_of_training, arm, path)
+                written.add(arm.name)
+            run, begin = out / "runs" / f"{arm.name}-{seed}", time.monotonic()
+            trained = config.train_of(seed)
+            report = spoken(reporter)
+            train(path, run, trained, device=device, roots=roots, workers=workers, stop=stop, report=report)
+            if stop():
+                return results
+            result = record(run, path, arm, seed, judge, workers=workers, reporter=reporter)
+            _write(out, {**result, "train_s": round(time.monotonic() - begin - result["judged_s"], 1)})
+            result = _recorded(out, arm, seed)
+            assert result is not None
+        results.append(result)
+    summarise(results, out)
+    return results
+
+
+def record(
+    run: Path, manifest: Path, arm: Arm, seed: int, judge: Judge, *, workers: int, reporter: Reporter
+) -> dict[str, Any]:
+    """What is written down of a finished run. manifest: of its arm."""
+    rows, about = read_rows(manifest), json.loads((run / "config.json").read_text())
+    sigma_min, sigma_max = rows.sigma_min.double(), rows.sigma_max.double()
+    beta = beta_of(about["config"]["buffer"])
+    counts = [int(usable(torch.tensor(level), sigma_min, sigma_max, beta).sum()) for level in LEVELS]
+    finite = sigma_min[sigma_min.isfinite() & (sigma_min > 0)]
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "definition": asdict(arm),
+        "pictures": len(rows),
+        "clean": int((sigma_min == 0).sum()),
+        "sigma_min_mean": float(finite.mean()) if len(finite) else 0.0,
+        "usable": {"sigma": list(LEVELS), "pictures": counts},
+        **judge_run(run, judge, workers=workers, reporter=reporter),
+        **{key: about[key] for key in ("config", "fingerprint", "space", "device", "torch")},
+        "version": __version__,
+    }
+
+
+def build_judge(
+    manifest: Path, config: CompareConfig, *, device: str, roots: Roots | None, workers: int, reporter: Reporter
+) -> Judge:
+    """What all arms are measured against: held-out clean pictures, and the reference."""
+    clean = open_source(manifest, roots=roots, workers=workers, reporter=reporter)
+    space = clean.space
+    assert space is not None
+    out = held_out(list(clean.ids), config.holdout)
+    held, taught = (clean.rows(np.flatnonzero(mask).tolist()) for mask in (out, ~out))
+    if min(len(held), len(taught)) < FEWEST:
+        raise UserError(
+            f"{len(clean)} clean pictures, of which {len(held)} are held out of training, are too few: {FEWEST} on "
+            "each side are needed; change --holdout, or annotate with more clean pictures"
+        )
+    reference = held
+    if config.reference is not None:
+        reference = open_source(config.reference, where=config.where, workers=workers, reporter=reporter)
+    eval_config = EvalConfig(features=config.features, weights=config.weights)
+    extractor, reference = extractor_for(eval_config, reference, space, choose_device(device), workers, reporter)
+    known = reference_of(reference, space, extractor, workers=workers, reporter=reporter)
+    warn_of_few(config.num, known.moments.num, known.features.shape[1], reporter)
+
+    def pictures(source: Source, most: int) -> tuple[Tensor, Source]:
+        some = source.some(most, seed=0)
+        pixels, kept = read(some, space, workers=workers, reporter=reporter)
+        return pixels, some.rows(kept)
+
+    validated, shown = pictures(held, MOST_VALIDATED)
+    return Judge(
+        extractor=extractor,
+        reference=known,
+        fingerprint=reference.fingerprint(),
+        real=pictures(reference, MOST_SCORED)[0],
+        held_out=validated,
+        names=names_of(list(shown.ids)),
+        labels=shown.labels,
+        trained_on=pictures(taught, MOST_TRAINED_ON)[0],
+        num=config.num,
+    )
+
+
+def summarise(results: list[Result], out: Path) -> None:
+    """Write summary.json, the plots, and a grid: a line of pictures for each arm, from the same noise."""
+    means = {
+        arm: {m: asdict(mean_of(list(seeds.values()), m)) for m in _COLUMNS} for arm, seeds in by_arm(results).items()
+    }
+    said = [{**asdict(verdict), "sentence": verdict.sentence()} for verdict in verdicts(results)]
+    write_json(out / "summary.json", {"rule": RULE, "means": means, "verdicts": said})
+    draw_plots(results, out)
+    rows = [load_pngs([out / "samples" / f"{arm}-{min(seeds)}.png"]) for arm, seeds in by_arm(results).items()]
+    save_grid(out / "grid.png", torch.cat(rows), columns=1, zoom=2)
+
+
+def table(results: list[Result]) -> pa.Table:
+    """A row for each arm: means over seeds and half the width of their 90 % intervals."""
+
+    def shown(mean: Mean) -> str:
+        return f"{mean.value:.4g} +- {mean.half:.2g}"
+
+    rows = []
+    for arm, seeds in by_arm(results).items():
+        found, first = list(seeds.values()), next(iter(seeds.values()))
+        counts = {"arm": arm, "seeds": len(seeds), "pictures": first["pictures"], "clean": first["clean"]}
+        rows.append({**counts, **{measure: shown(mean_of(found, measure)) for measure in _COLUMNS}})
+    return pa.Table.from_pylist(rows)
+
+
+def plan(manifest: Path, config: CompareConfig) -> dict[str, Any]:
+    """What ``compare`` would do, as JSON; no picture is read."""
+    table, held = split(manifest, config.holdout)
+    return {
+        "arms": {arm.name: arm.meaning for arm in config.arms},
+        "seeds": config.seeds,
+        "runs": len(config.arms) * config.seeds,
+        "training_pictures": len(config.arms) * config.seeds * config.train.num_images,
+        "samples": len(config.arms) * config.seeds * config.num,
+        "held_out": int(held.sum()),
+        "rows": len(table),
+        "rule": RULE,
+        "train": config.train.to_json(),
+    }
+
+
+def _setup(manifest: Path, judge: Judge, config: CompareConfig) -> dict[str, Any]:
+    """What must be the same for all results of a folder."""
+    train_config = {key: value for key, value in config.train.to_json().items() if key != "seed"}
+    return {
+        "manifest": read_rows(manifest).fingerprint,
+        "features": judge.extractor.digest,
+        "reference": judge.fingerprint,
+        "holdout": config.holdout,
+        "num": config.num,
+        "train": train_config,
+    }
+
+
+def _claim(out: Path, setup: dict[str, Any]) -> None:
+    """Write down what is compared, or check that the folder holds the same comparison."""
+    path = out / "compare.json"
+    if not path.exists():
+        write_json(path, setup)
+    if difference := first_difference(json.loads(path.read_text()), json.loads(json.dumps(setup))):
+        raise UserError(f"{out} holds a comparison with another {difference[0]}: choose another -o")
+
+
+def _recorded(out: Path, arm: Arm, seed: int) -> Result | None:
+    path = out / "results" / f"{arm.name}-{seed}.json"
+    if not path.exists():
+        return None
+    result: Result = json.loads(path.read_text())
+    if result["definition"] != asdict(arm):
+        raise UserError(f"{path} is of another arm named {arm.name}: name this one differently")
+    return result
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    """The first pictures go into a PNG, the rest into JSON, which is written last."""
+    name, pixels = f"{result['arm']}-{result['seed']}", result.pop("first")
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    save_grid(out / "samples" / f"{name}.png", pixels[:_GRID], columns=_GRID)
+    write_json(out / "results" / f"{name}.json", result)

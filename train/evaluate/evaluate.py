@@ -1,0 +1,229 @@
+"""``ambient eval``: one set of samples against one set of real pictures."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ... import __version__
+from ...curate.device import choose_device
+from ...curate.reporter import Reporter
+from ...curate.uris import Roots
+from ...schemas.errors import UserError
+from ...schemas.space import Space
+from ..checkpoint import folders
+from ..files import write_whole, writing
+from ..generate import generate
+from ..pictures import cache_folder
+from .diversity import vendi
+from .extractors import Extractor, open_extractor
+from .labelled import save_classifier, train_classifier
+from .measures import MEANING, Measured, measure, measure_copies, to_json
+from .quality import MOST_SCORED, compare_scores
+from .reference import reference_of, source_features
+from .sources import ALL, CLEAN, Source, common_space, is_manifest, open_source, read
+
+FEWEST = 8
+"""Pictures of each set: k nearest neighbours need more than k."""
+
+MOST_TRAINED_ON = 100_000
+"""Training pictures among which copies are looked for."""
+
+_DRAWN = "generated"  # folder of a run
+_LABELLED = "labels.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """What decides the values.
+
+    features: a name of ``extractors.NAMES``. weights: name -> local file. where: which rows of a reference manifest.
+    num: samples, at most; of a run, so many are drawn, of seeds 0 ... num - 1. seed: of the bootstrap and of choices.
+    """
+
+    features: str = "texture"
+    weights: dict[str, str] = field(default_factory=dict)
+    where: str | None = None
+    num: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num < FEWEST:
+            raise UserError(f"--num must be at least {FEWEST}, not {self.num}")
+
+
+def evaluate(
+    samples: Path,
+    reference: Path,
+    config: EvalConfig,
+    *,
+    device: str = "auto",
+    workers: int = 4,
+    roots: Roots | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Every measure of samples (a run, folder, npz or manifest) against a reference (a pool or manifest), as JSON.
+
+    ``measures``: name -> value, error and 90 % interval; ``quality``: score -> medians and win rate; besides what they
+    were measured on: numbers and fingerprints of both sets, the extractor's digest, seeds. roots: of the manifests.
+    Raises UserError for what the user can put right.
+    """
+    reporter, place, begin = reporter or Reporter(), choose_device(device), time.monotonic()
+    trained_on = _manifest_of(samples, reporter) if is_run(samples) else None
+    path = draw(samples, config.num, device=device, reporter=reporter) if is_run(samples) else samples
+    ours = open_source(path, roots=roots, workers=workers, reporter=reporter).some(config.num, seed=config.seed)
+    theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
+    space = common_space(ours, theirs)
+    extractor, theirs = extractor_for(config, theirs, space, place, workers, reporter)
+    if min(len(ours), len(theirs)) < FEWEST:
+        raise UserError(
+            f"{len(ours)} samples and {len(theirs)} reference pictures are too few: {FEWEST} of each at least"
+        )
+    known = reference_of(theirs, space, extractor, workers=workers, reporter=reporter)
+    features, _ = source_features(ours, space, extractor, workers=workers, reporter=reporter)
+    warn_of_few(len(features), known.moments.num, features.shape[1], reporter)
+    measured = measure(features, known, seed=config.seed)
+    pixels, _ = read(ours.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
+    real, _ = read(theirs.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
+    quality = compare_scores(pixels, real, workers=workers)
+    among = (
+        theirs
+        if trained_on is None
+        else open_source(trained_on, where=ALL, roots=roots, workers=workers, reporter=reporter)
+    )
+    measured["memorised"] = _copies(ours, among, space, config, place, workers, reporter)
+    return {
+        "samples": {
+            "from": str(samples),
+            "seeds": f"0-{config.num - 1}" if path != samples else None,
+            "pictures": len(features),
+            "fingerprint": ours.fingerprint(),
+        },
+        "reference": {
+            "from": str(reference),
+            "where": config.where or (CLEAN if is_manifest(reference) else None),
+            "pictures": known.moments.num,
+            "fingerprint": theirs.fingerprint(),
+            "vendi": vendi(known.features[: len(features)]),
+        },
+        "memorised_among": {"from": among.name, "pictures": min(len(among), MOST_TRAINED_ON)},
+        "space": space.to_json(),
+        "features": {"name": extractor.name, "digest": extractor.digest, "dimensions": features.shape[1]},
+        "measures": to_json(measured),
+        "quality": quality,
+        "seed": config.seed,
+        "device": str(place),
+        "torch": torch.__version__,
+        "version": __version__,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a training run."""
+    return bool(folders(path))
+
+
+def draw(run: Path, num: int, *, device: str, reporter: Reporter) -> Path:
+    """The npz of ``num`` pictures of the run's newest checkpoint, drawn first if it is not there."""
+    checkpoint = folders(run)[-1].name
+    out = run / _DRAWN / f"{checkpoint}-{num}.npz"
+    with writing(run):
+        out.parent.mkdir(exist_ok=True)
+    return generate(run, out, range(num), npz=True, batch_size=256, device=device, reporter=reporter)
+
+
+def warn_of_few(num_samples: int, num_reference: int, dimensions: int, reporter: Reporter) -> None:
+    """Say when the Frechet distance means little."""
+    if min(num_samples, num_reference) <= dimensions:
+        reporter.warn(
+            f"{num_samples:,} samples and {num_reference:,} reference pictures for {dimensions:,} features: the "
+            "Frechet distance is then too large, and compares with others of these numbers only; the "
+            "kernel distance is unbiased"
+        )
+
+
+def extractor_for(
+    config: EvalConfig, reference: Source, space: Space, device: torch.device, workers: int, reporter: Reporter
+) -> tuple[Extractor, Source]:
+    """The extractor, and what is left of the reference.
+
+    ``labels`` trains a classifier on one half of the reference's labelled pictures, by content, and leaves the other
+    half as the reference: features are least typical on what they were trained on.
+    """
+    if config.features != "labels":
+        return open_extractor(config.features, device, weights=config.weights), reference
+    if config.weights:
+        raise UserError("the features labels are trained, not loaded: leave --weights out")
+    rows = {half: [i for i, digits in enumerate(reference.ids) if int(digits[-1], 16) % 2 == half] for half in (0, 1)}
+    taught = reference.rows([i for i in rows[0] if reference.labels[i] >= 0])
+    if len(taught) == 0 or len(set(taught.labels.tolist())) < 2:
+        raise UserError(f"{reference.name} has no labels of two kinds: choose other --features")
+    file = cache_folder() / "features" / f"{_key(taught, space)}-{_LABELLED}"
+    if not file.exists():
+        reporter.say(f"training a classifier on the labels of {len(taught):,} pictures of the reference")
+        pixels, kept = read(taught, space, workers=workers, reporter=reporter)
+        network = train_classifier(pixels, taught.labels[kept], seed=config.seed, device=device)
+        with writing(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_classifier(file, network)
+    return open_extractor(str(file), device), reference.rows(rows[1])
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def table(result: dict[str, Any]) -> pa.Table:
+    """Measures and win rates for people."""
+    rows = [(name, measured, MEANING[name]) for name, measured in result["measures"].items()]
+    rows += [
+        (f"{name} wins", figures["win_rate"], "how often a sample's score is better than a reference picture's")
+        for name, figures in result["quality"].items()
+    ]
+    return pa.table(
+        {
+            "measure": [name for name, *_ in rows],
+            "value": [measured["value"] for _, measured, _ in rows],
+            "low": [measured["low"] for _, measured, _ in rows],
+            "high": [measured["high"] for _, measured, _ in rows],
+            "meaning": [meaning for *_, meaning in rows],
+        }
+    )
+
+
+def _key(source: Source, space: Space) -> str:
+    labels = hashlib.blake2b(source.labels.numpy().tobytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{source.fingerprint()} {labels} {space.shape}".encode(), digest_size=16).hexdigest()
+
+
+def _manifest_of(run: Path, reporter: Reporter) -> Path | None:
+    """The manifest that a run was trained on, or None where it is gone."""
+    about = run / "config.json"
+    manifest = Path(json.loads(about.read_text())["manifest"]) if about.exists() else None
+    if manifest is None or not is_manifest(manifest):
+        reporter.warn(f"the manifest that {run} was trained on is not there: copies are looked for in the reference")
+        return None
+    return manifest
+
+
+def _copies(
+    ours: Source,
+    among: Source,
+    space: Space,
+    config: EvalConfig,
+    device: torch.device,
+    workers: int,
+    reporter: Reporter,
+) -> Measured:
+    pixels, _ = read(ours, space, workers=workers, reporter=reporter)
+    trained_on, _ = read(among.some(MOST_TRAINED_ON, seed=config.seed), space, workers=workers, reporter=reporter)
+    return measure_copies(pixels, trained_on, device)

@@ -1,0 +1,127 @@
+"""What a trained run is worth: measures of its samples, of its earlier averages, and of its denoising, as JSON."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...curate.reporter import Reporter
+from ..ema import FOLDER, reconstruct
+from ..generate import SampleConfig, drawer, labels_of
+from ..trained import Trained, load_trained, told
+from .extractors import Extractor, features_of
+from .measures import measure, measure_copies, measure_frechet, to_json
+from .quality import compare_scores
+from .reference import Reference
+from .validation import Validation, validate
+
+MOST_IN_CURVE = 2_000
+"""Samples of each earlier moment."""
+
+MOMENTS = 5
+"""Of the training at most, the last among them."""
+
+_BATCH = {"cpu": 64, "cuda": 1024}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judge:
+    """What every run is measured against.
+
+    reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
+    (M, C, R, R) uint8.
+    held_out: (H, C, R, R) uint8 pictures that no run has seen; names: (H,) int64, of their noise; labels: (H,) int64,
+    -1 where unknown. trained_on: (T, C, R, R) uint8, clean training pictures, among which copies are looked for.
+    num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
+    """
+
+    extractor: Extractor
+    reference: Reference
+    fingerprint: str
+    real: Tensor
+    held_out: Tensor
+    names: Tensor
+    labels: Tensor
+    trained_on: Tensor
+    num: int
+    seed: int = 0
+
+
+def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> dict[str, Any]:
+    """Measures of the newest checkpoint's average, the Frechet distance at earlier moments, and denoising errors."""
+    begin, device = time.monotonic(), judge.extractor.device
+    trained = load_trained(run, device, warn=reporter.warn)
+    reporter.say(f"{run}: drawing {judge.num:,} pictures")
+    pixels = draw(trained, judge.num, device)
+    features = features_of(pixels, judge.extractor)
+    measured = measure(features, judge.reference, seed=judge.seed)
+    measured["memorised"] = measure_copies(pixels, judge.trained_on, device)
+    validation = denoising(trained, judge)  # before the curve, which puts earlier weights into the denoiser
+    return {
+        "checkpoint": trained.checksum,
+        "samples": judge.num,
+        "reference": {"pictures": judge.reference.moments.num, "fingerprint": judge.fingerprint},
+        "features": {
+            "name": judge.extractor.name,
+            "digest": judge.extractor.digest,
+            "dimensions": features.shape[1],
+        },
+        "measures": to_json(measured),
+        "quality": compare_scores(pixels, judge.real, workers=workers),
+        "curve": _curve(run, trained, features, judge, reporter),
+        "validation": validation.to_json(),
+        "judged_s": round(time.monotonic() - begin, 1),
+        "first": pixels[:64],
+    }
+
+
+def draw(trained: Trained, num: int, device: torch.device) -> Tensor:
+    """(num, C, R, R) uint8 pictures of seeds 0 ... num - 1, classes in turn."""
+    config = SampleConfig()
+    picture = drawer(trained, None, config, labels_of(trained, config))
+    size = min(_BATCH[device.type], num)
+    # Every batch has the same size, since rounding depends on it.
+    parts = [picture(torch.arange(start, start + size, device=device)) for start in range(0, num, size)]
+    return torch.cat(parts)[:num]
+
+
+def denoising(trained: Trained, judge: Judge) -> Validation:
+    """Errors on the held-out pictures, each told its class where the run has classes."""
+    classes = None
+    if trained.config.num_classes:
+        classes = torch.where(judge.labels < 0, trained.config.num_classes, judge.labels)
+
+    def denoise(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+        return told(trained.denoiser, condition, trained.config)(x, sigma)
+
+    device = judge.extractor.device
+    return validate(denoise, judge.held_out, judge.names, classes, seed=judge.seed, device=device)
+
+
+def moments_of(run: Path, *, most: int = MOMENTS) -> list[int]:
+    """Pictures seen at the stored averages of a run: at most so many, evenly spread, the last among them."""
+    stored = sorted({int(path.stem[:12]) for path in (run / FOLDER).glob("[0-9]*.safetensors")})
+    if len(stored) <= most:
+        return stored
+    return [stored[round((i + 1) * len(stored) / most) - 1] for i in range(most)]
+
+
+def _curve(run: Path, trained: Trained, last: Tensor, judge: Judge, reporter: Reporter) -> list[dict[str, Any]]:
+    """Frechet distance at several moments, of the same number of samples each, so that they compare."""
+    num, moments = min(judge.num, MOST_IN_CURVE), moments_of(run)
+    out = []
+    for moment in moments:
+        features = last[:num]
+        if moment != moments[-1]:
+            weights = reconstruct(run, trained.config.ema_stds[0], num_images=moment)
+            with torch.no_grad():
+                for name, weight in trained.denoiser.named_parameters():
+                    weight.copy_(weights[name])
+            reporter.say(f"{run}: {num:,} pictures of the average at {moment:,}")
+            features = features_of(draw(trained, num, judge.extractor.device), judge.extractor)
+        distance = measure_frechet(features, judge.reference, seed=judge.seed)
+        out.append({"images": moment, "samples": num, "frechet": distance.to_json()})
+    return out

@@ -1,0 +1,94 @@
+"""What results of several arms and seeds say together, and whether a difference is more than chance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Result = dict[str, Any]
+"""What ``compare`` recorded of one arm and seed."""
+
+LOWER_IS_BETTER = {"frechet", "kernel", "memorised"}
+
+RULE = (
+    "An arm is called better or worse where the 95 % interval of the mean difference of the Frechet distance leaves 0 "
+    "out: Student's t over the seeds, whose runs are paired, with the samples' own chance as the least standard error. "
+    "Of a single seed only that chance is known, not that of training."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mean:
+    """Of one measure over seeds. half: half the width of its 90 % interval."""
+
+    value: float
+    half: float
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A difference of arms, other - arm, with its standard error. said: ``better``, ``worse`` or ``within noise``."""
+
+    arm: str
+    other: str
+    difference: float
+    error: float
+    seeds: int
+    said: str
+
+    def sentence(self) -> str:
+        """For people."""
+        what = {"better": "is better than", "worse": "is worse than", "within noise": "differs within noise from"}
+        seeds = "1 seed, so chance in training is not counted" if self.seeds == 1 else f"{self.seeds} seeds"
+        return (
+            f"{self.arm} {what[self.said]} {self.other}: Frechet distance {-self.difference:+.4g} "
+            f"(standard error {self.error:.2g}, {seeds})"
+        )
+
+
+def mean_of(results: Sequence[Result], measure: str) -> Mean:
+    """A measure over the seeds of one arm: Student's interval; of one seed, that of its samples."""
+    from scipy.stats import t
+
+    found = [result["measures"][measure] for result in results]
+    values = np.array([measured["value"] for measured in found])
+    if len(values) == 1:
+        return Mean(value=float(values[0]), half=(found[0]["high"] - found[0]["low"]) / 2, seeds=1)
+    error = float(values.std(ddof=1)) / len(values) ** 0.5
+    return Mean(value=float(values.mean()), half=float(t.ppf(0.95, len(values) - 1)) * error, seeds=len(values))
+
+
+def compare_arms(arm: Mapping[int, Result], other: Mapping[int, Result], names: tuple[str, str]) -> Verdict | None:
+    """Whether ``arm`` is better than ``other``, by RULE, over the seeds that both have; None where there is none."""
+    from scipy.stats import norm, t
+
+    seeds = sorted(arm.keys() & other.keys())
+    if not seeds:
+        return None
+    pairs = [(arm[seed]["measures"]["frechet"], other[seed]["measures"]["frechet"]) for seed in seeds]
+    differences = np.array([theirs["value"] - ours["value"] for ours, theirs in pairs])
+    chance = float(sum(ours["error"] ** 2 + theirs["error"] ** 2 for ours, theirs in pairs)) ** 0.5 / len(seeds)
+    error, width = chance, float(norm.ppf(0.975))
+    if len(seeds) > 1:
+        error = max(chance, float(differences.std(ddof=1)) / len(seeds) ** 0.5)
+        width = float(t.ppf(0.975, len(seeds) - 1))
+    mean = float(differences.mean())
+    said = "within noise" if abs(mean) <= width * error else "better" if mean > 0 else "worse"
+    return Verdict(arm=names[0], other=names[1], difference=mean, error=error, seeds=len(seeds), said=said)
+
+
+def by_arm(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
+    """Arm -> seed -> result, arms in the order in which they came first."""
+    out: dict[str, dict[int, Result]] = {}
+    for result in results:
+        out.setdefault(result["arm"], {})[result["seed"]] = result
+    return out
+
+
+def verdicts(results: Sequence[Result], arm: str = "ambient") -> list[Verdict]:
+    """Of one arm against each other one."""
+    arms = by_arm(results)
+    found = [compare_arms(arms.get(arm, {}), arms[other], (arm, other)) for other in arms if other != arm]
+    return [verdict for verdict in found if verdict is not None]
