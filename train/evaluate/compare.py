@@ -147,7 +147,7 @@ def record(
         "seed": seed,
         "definition": asdict(arm),
         "pictures": len(rows),
-        "clean": int((sigma_min == 0).sum()),
+        "everywhere": int((sigma_min == 0).sum()),
         "sigma_min_mean": float(finite.mean()) if len(finite) else 0.0,
         "usable": {"sigma": list(LEVELS), "pictures": counts},
         **judge_run(run, judge, workers=workers, reporter=reporter),
@@ -218,7 +218,7 @@ def table(results: list[Result]) -> pa.Table:
     rows = []
     for arm, seeds in by_arm(results).items():
         found, first = list(seeds.values()), next(iter(seeds.values()))
-        counts = {"arm": arm, "seeds": len(seeds), "pictures": first["pictures"], "clean": first["clean"]}
+        counts = {"arm": arm, "seeds": len(seeds), "pictures": first["pictures"], "everywhere": first["everywhere"]}
         rows.append({**counts, **{measure: shown(mean_of(found, measure)) for measure in _COLUMNS}})
     return pa.Table.from_pylist(rows)
 
