@@ -15,7 +15,7 @@ from .fit import Fit, Sample
 from .images import to_unit
 from .threshold import Array, sigma_grid
 
-_PICTURES, _DRAWS, _STEP = 96, 16, 4  # every fourth level, interpolated
+_PICTURES, _DRAWS, _STEP = 256, 8, 4  # every fourth level, interpolated
 
 
 def fold_spread(fit: Fit, other: Sample, seed: int) -> Array:
