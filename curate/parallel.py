@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from functools import cache
 from itertools import islice
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from operator import length_hint
 from typing import Any, TypeVar
@@ -100,14 +101,20 @@ class _Each:
 def _started(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.pool"])
+    # The server inherits the mask, so that an interrupt is met by this process alone. Starting the tracker lifts it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(context.Lock(),))
 
 
 def _begin(lock: Any) -> None:
-    """In a new process: leave interrupts to the parent, and end when it does."""
+    """In a new process: share the lock, and end when the parent does. Interrupts are left to the parent."""
     global _exclusive
     _exclusive = lock
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
