@@ -1,5 +1,7 @@
 """p_clean curves: the right averages, whatever the batch and the order."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,12 @@ def test_one_draw_is_not_taken_for_certainty() -> None:
 
 def test_search_of_no_pictures() -> None:
     assert searched(PICTURES[:0], NAMES[:0], draws=8).mean.shape == (0, 48)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
+def test_compiled_curves_are_the_same() -> None:
+    """Also with levels mixed in a batch, the last batch filled up, and more than one set of levels and draws."""
+    found, plain = searched(draws=8, compiled=True), searched(draws=8)
+    assert np.array_equal(found.count, plain.count)
+    np.testing.assert_allclose(found.mean, plain.mean, rtol=1e-5)
+    np.testing.assert_allclose(found.variance, plain.variance, rtol=1e-3, atol=1e-8)
