@@ -33,7 +33,7 @@ _WINDOWS, _STEP_WINDOWS = 6, 3  # at most; for the steps, which need fewer
 _LOW = 4  # frequencies in each direction from which steps are read
 _ZERO = 0.6  # grey levels: rounding to 8 bits moves a coefficient by 0.2, of grey pictures by 0.3
 _BORDER, _SPREAD = 60.0, 3.0  # nats where a grid is as likely as not; of photographs without one, 1 in 200 reaches 55
-_ZEROS_WEIGHT = 0.03  # of the zeros beside the steps: the law that says how many there should be is a rough one
+_ZEROS_WEIGHT = 0.3  # of the zeros of one block, beside the steps: where colours are clipped, too few are zero
 _EXPONENT_LIMIT = 30.0
 
 
@@ -126,14 +126,14 @@ def _steps_evidence(sizes: F32) -> np.ndarray:
 
 
 def _zeros_evidence(sizes: F32, usual: F32) -> np.ndarray:
-    """(qualities,) in nats: of which quality's steps so many zeros come.
+    """(qualities,) in nats per block: of which quality's steps so many zeros come.
 
-    sizes: (64, M). usual: (8, 8) mean size on all grids; the law of sizes is taken to be exponential.
+    sizes: (64, blocks). usual: (8, 8) mean size on all grids; the law of sizes is taken to be exponential.
     """
     share = 1 - np.exp(-np.maximum(_steps() / 2, _ZERO) / (usual.reshape(-1, 1) + 0.05))
     share = share.clip(0.01, 0.99)[1:]
-    zeros = (sizes < _ZERO).sum(axis=1)[1:, None]
-    out: np.ndarray = (zeros * np.log(share) + (sizes.shape[1] - zeros) * np.log(1 - share)).sum(axis=0)
+    zeros = (sizes < _ZERO).mean(axis=1)[1:, None]
+    out: np.ndarray = (zeros * np.log(share) + (1 - zeros) * np.log(1 - share)).sum(axis=0)
     return out
 
 
