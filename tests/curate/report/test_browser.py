@@ -173,7 +173,8 @@ def test_a_click_shows_row_and_curve_and_the_keyboard_walks(page: "Page", manife
     assert page.get_by_role("button", name="Previous picture").is_disabled()
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
-    assert page.evaluate("document.activeElement === document.querySelectorAll('#cards button')[0]")
+    # The dialog tells that it has closed a moment later.
+    page.wait_for_function("document.activeElement === document.querySelectorAll('#cards button')[0]", timeout=5000)
     page.keyboard.press("Enter")
     assert dialog.is_visible()
     page.get_by_role("button", name="Close").click()
