@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..schemas.space import Space
+from .transforms import dct, hartley, opponent_colours
 
 BLOCK = 8
 _NOISE_FEATURES = 16
@@ -61,8 +62,8 @@ class QualityClassifier(nn.Module):
         super().__init__()
         self.space, self.config = space, config
         bands, views = space.channels * BLOCK * BLOCK, len(_views(space))
-        self.register_buffer("colours", _opponent_colours(space.channels), persistent=False)
-        for name, basis in (("dct", _dct()), ("hartley", _hartley())):
+        self.register_buffer("colours", opponent_colours(space.channels), persistent=False)
+        for name, basis in (("dct", dct(BLOCK)), ("hartley", hartley(BLOCK))):
             self.register_buffer(name, torch.kron(basis, basis), persistent=False)  # (64, 64)
         self.register_buffer("positions", torch.linspace(-1.5, 1.5, _NOISE_FEATURES), persistent=False)
         self.register_buffer("log_temperature", torch.zeros(_NOISE_FEATURES))
@@ -233,26 +234,3 @@ def _film(hidden: Tensor, scale_shift: Tensor) -> Tensor:
     """Feature-wise affine modulation (arXiv 1709.07871)."""
     scale, shift = scale_shift.chunk(2, dim=-1)
     return hidden * (1 + scale) + shift
-
-
-def _dct() -> Tensor:
-    """(8, 8) float32: column k is the k-th orthonormal DCT-II basis vector."""
-    i = torch.arange(BLOCK, dtype=torch.float64)
-    basis = torch.cos(math.pi * (i[:, None] + 0.5) * i[None, :] / BLOCK) * math.sqrt(2 / BLOCK)
-    basis[:, 0] /= math.sqrt(2)
-    return basis.float()
-
-
-def _hartley() -> Tensor:
-    """(8, 8) float32: column k is cos + sin of k periods per block: real, orthonormal, with Fourier's energies."""
-    i = torch.arange(BLOCK, dtype=torch.float64)
-    angle = 2 * math.pi * i[:, None] * i[None, :] / BLOCK
-    return ((torch.cos(angle) + torch.sin(angle)) / math.sqrt(BLOCK)).float()
-
-
-def _opponent_colours(channels: int) -> Tensor:
-    """Orthonormal luminance, red-green, yellow-blue for three channels; other channel counts are left alone."""
-    if channels != 3:
-        return torch.eye(channels)
-    rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
-    return nn.functional.normalize(rows, dim=1)

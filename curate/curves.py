@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .noise import Purpose, normals
+from .opposed import Rings, opposed, rings
 from .threshold import Array, isotonic_crossing
 
 Classifier = Callable[..., Tensor]
@@ -47,8 +48,8 @@ def p_clean(
     """Probability of "clean" for every picture, noise level and draw.
 
     Each (picture, level, pair of draws) has noise of its own, keyed by the picture's name: independent across levels,
-    and the same whatever the batch. The second draw of a pair, the odd one, has the first one's noise with the other
-    sign: half the random numbers, and the terms linear in the noise cancel.
+    and the same whatever the batch. The second draw of a pair, the odd one, errs against the first
+    (curate/opposed.py).
 
     pictures: (N, C, H, W) float in [-1, 1]; names: (N,) int64 from ``names_of``; grid: (L,) noise levels.
     groups: (N,) int64, what the classifier is told, if anything. levels: (N, K) int64 indices into the grid, all levels
@@ -62,13 +63,14 @@ def p_clean(
     out = torch.empty(*levels.shape, pairs, 2, device=pictures.device)
     tasks = _tasks_by_level if pictures.device.type == "cpu" and not compiled else _tasks_in_full_batches
     evaluate = _compiled() if compiled else _evaluate
+    frequencies = rings(pictures.shape[1], pictures.shape[2], pictures.device)
     for row, column, pair in tasks(levels, pairs, max(1, (batch or _batch(pictures)) // 2)):
         level = levels[row, column]
         # Where a batch has one level, stride 0 tells the classifier so.
         sigma = grid[level[0]].expand(len(row)) if tasks is _tasks_by_level else grid[level]
         told = None if groups is None else groups[row]
         stream = (level << _PAIR_BITS) + pair + first // 2
-        out[row, column, pair] = evaluate(classifier, pictures[row], names[row], stream, sigma, told, seed)
+        out[row, column, pair] = evaluate(classifier, pictures[row], names[row], stream, sigma, told, seed, frequencies)
     return out.flatten(2)[:, :, :draws]
 
 
@@ -95,12 +97,18 @@ def _tasks_in_full_batches(levels: Tensor, pairs: int, size: int) -> Iterator[Ta
 
 
 def _evaluate(
-    classifier: Classifier, x0: Tensor, names: Tensor, stream: Tensor, sigma: Tensor, told: Tensor | None, seed: int
+    classifier: Classifier,
+    x0: Tensor,
+    names: Tensor,
+    stream: Tensor,
+    sigma: Tensor,
+    told: Tensor | None,
+    seed: int,
+    frequencies: Rings,
 ) -> Tensor:
-    """p_clean of a picture with noise and with the opposite noise: (n, C, H, W) and four (n,) to (n, 2) float32."""
-    z = normals(names, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=stream).view(x0.shape)
-    signed = torch.stack([sigma, -sigma], dim=1)[:, :, None, None, None]
-    x = torch.addcmul(x0[:, None], z[:, None], signed).flatten(0, 1)
+    """p_clean of a picture under a pair of noises: (n, C, H, W) and four (n,) to (n, 2) float32."""
+    white = normals(names, x0[0].numel(), seed=seed, purpose=Purpose.CURVE, index=stream).view(x0.shape)
+    x = torch.addcmul(x0[:, None], opposed(white, frequencies), sigma[:, None, None, None, None]).flatten(0, 1)
     both = sigma[:1].expand(len(x)) if sigma.stride(0) == 0 else sigma.repeat_interleave(2)
     logits = classifier(x, both) if told is None else classifier(x, both, told.repeat_interleave(2))
     return torch.sigmoid(logits.float()).view(-1, 2)

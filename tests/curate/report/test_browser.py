@@ -153,11 +153,12 @@ def test_pictures_are_filtered_and_sorted(page: "Page", manifest: Path) -> None:
 
 
 def test_a_click_shows_row_and_curve_and_the_keyboard_walks(page: "Page", manifest: Path) -> None:
+    expect = playwright.expect  # waits: the page answers a key or a click a moment later
     dialog, cards = page.locator("dialog"), page.locator("#cards .card")
     names = page.locator("#cards .file").all_inner_texts()
     cards.nth(1).click()
-    assert dialog.is_visible()
-    assert page.locator("#detail-name").inner_text() == names[1]
+    expect(dialog).to_be_visible()
+    expect(page.locator("#detail-name")).to_have_text(names[1])
     row = next(r for r in pq.read_table(manifest).to_pylist() if r["uri"] == names[1])
     text = page.locator("#detail-body").inner_text()
     assert row["id"] in text
@@ -166,19 +167,18 @@ def test_a_click_shows_row_and_curve_and_the_keyboard_walks(page: "Page", manife
     assert page.locator("#detail-body img").count() == 3
     assert page.locator("#detail-body svg circle").count() == 48
     page.keyboard.press("ArrowRight")
-    assert page.locator("#detail-name").inner_text() == names[2]
+    expect(page.locator("#detail-name")).to_have_text(names[2])
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    assert page.locator("#detail-name").inner_text() == names[0]
-    assert page.get_by_role("button", name="Previous picture").is_disabled()
+    expect(page.locator("#detail-name")).to_have_text(names[0])
+    expect(page.get_by_role("button", name="Previous picture")).to_be_disabled()
     page.keyboard.press("Escape")
-    assert not dialog.is_visible()
-    # The dialog tells that it has closed a moment later.
-    page.wait_for_function("document.activeElement === document.querySelectorAll('#cards button')[0]", timeout=5000)
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#cards button").first).to_be_focused()
     page.keyboard.press("Enter")
-    assert dialog.is_visible()
+    expect(dialog).to_be_visible()
     page.get_by_role("button", name="Close").click()
-    assert not dialog.is_visible()
+    expect(dialog).to_be_hidden()
 
 
 def test_the_level_slider_reads_the_coverage(page: "Page", manifest: Path) -> None:
