@@ -4,11 +4,12 @@ Arxiv 2506.10038, section 3.1: binary cross-entropy, half of every batch from ea
 paper 5.34 -> 6.04 FID).
 
 A member trains without its fold, which is therefore held out for it: its loss there says when to stop, its hits there
-are the accuracy that is reported. What the fold decides is shared by all of its pictures: one number of steps for all
-members, and the temperatures (curate/calibrate.py). No weight has seen a picture that it will judge.
+are the accuracy that is reported. What the fold decides is shared by all of its pictures: how all members start, one number
+of steps for them, and the temperatures (curate/calibrate.py). No weight has seen a picture that it will judge.
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
 from .crossfit import FOLDS, folds_of
 from .images import to_unit
 from .replay import Replayed
+from .spectra import complete_views, views_of
 
 MIN_ACCURACY = 0.6
 _DECISIVE = (0.05, 10.0)  # below, most damage is plain to see; above, next to none is left
 _FIRST_CHECK, _CHECK_EVERY, _PATIENCE = 50, 1.15, 1.7  # steps; ratios of steps
-_TRUSTS = [2.0**-k for k in range(9)]
+_TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
+_START_VALUES = 1 << 25  # of noisy pictures that decide on it
 _AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are averages over these
 
 
@@ -127,6 +130,7 @@ def fit_members(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         trainees = [_Trainee(clean, other, split, half, space, config, network, generator) for split in splits]
+        _choose_start(trainees)
         best_loss, best_step, next_check = math.inf, 0, _FIRST_CHECK
         for step in range(1, config.steps + 1):
             for trainee in trainees:
@@ -144,6 +148,27 @@ def fit_members(
         members = [trainee.kept() for trainee in trainees]
     accuracy = sum(_accuracy(m, clean, other, s, config) for m, s in zip(members, splits, strict=True)) / len(members)
     return Fit(members=members, splits=splits, held_out_loss=best_loss, accuracy=accuracy, steps=best_step)
+
+
+@torch.no_grad()
+def _choose_start(trainees: list["_Trainee"]) -> None:
+    """Start the likelihood path in the view, with the confidence and up to the odds that serve held-out pictures best.
+
+    That is all of it on Gaussian fields, next to none on photographs, whose coefficients are neither Gaussian nor
+    independent: a small clean set is overfitted before the network has unlearned it. One start for all members.
+    """
+    evidence = [trainee.held_out_evidence() for trainee in trainees]
+
+    def loss(start: tuple[int, float, float]) -> float:
+        total = 0.0
+        for trainee, (parts, labels) in zip(trainees, evidence, strict=True):
+            trainee.start(*start)
+            total += float(nn.functional.binary_cross_entropy_with_logits(trainee.member.odds(*parts), labels))
+        return total
+
+    best = min(itertools.product(complete_views(trainees[0].member.space), _TRUSTS, _LIMITS), key=loss)
+    for trainee in trainees:
+        trainee.start(*best)
 
 
 class _Trainee:
@@ -171,7 +196,6 @@ class _Trainee:
         samples = [_unit(sample.pictures[i]) for sample, i in zip((clean, other), some, strict=True)]
         spectra = mean_spectra(samples[0], samples[1], space, other.groups[some[1]], network.groups)
         self.member = QualityClassifier(space, network, spectra.cpu()).to(device)
-        self._choose_trust()
         self.average = copy.deepcopy(self.member).eval()
         self.best = copy.deepcopy(self.average.state_dict())
         self.rate, self.share = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -180,20 +204,24 @@ class _Trainee:
         )
         self._advance = Replayed(self._step, generator)
 
-    @torch.inference_mode()
-    def _choose_trust(self) -> None:
-        """Start the likelihood path with the confidence that it deserves.
+    def held_out_evidence(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """What the likelihood path makes of noisy held-out pictures, and their labels."""
+        generator = torch.Generator(self.clean.pictures.device).manual_seed(self.config.seed + 1)
+        places = self.split.held_clean, self.split.held_other
+        parts = []
+        for _ in range(min(16, max(2, _START_VALUES // (512 * self.clean.pictures[0].numel())))):
+            *noisy, labels = noised(self.clean, self.other, *places, 256, self.config, generator)
+            parts.append((*self.member.evidence(*noisy), labels))
+        noise, surprises, slots, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return (noise, surprises, slots), labels
 
-        That is all of it on Gaussian fields, next to none on photographs, whose coefficients are neither Gaussian nor
-        independent: a small clean set is overfitted before the network has unlearned it.
-        """
-        losses = {}
-        places = self.split.clean, self.split.other
-        for trust in _TRUSTS:
-            self.member.trust.bias[0] = trust
-            generator = torch.Generator(self.clean.pictures.device).manual_seed(self.config.seed + 2)
-            losses[trust] = float(_loss(self.member, self.clean, self.other, *places, 512, self.config, generator))
-        self.member.trust.bias[0] = min(losses, key=lambda trust: losses[trust])
+    @torch.no_grad()
+    def start(self, view: int, trust: float, limit: float) -> None:
+        """Let the likelihood path see one view alone, so confident, up to these odds."""
+        for network in (self.member, self.average):
+            network.trust.bias[: len(views_of(network.space))] = 0.0
+            network.trust.bias[view] = trust
+            network.log_limit.fill_(math.log(limit))
 
     def step(self, number: int) -> None:
         self.rate.fill_(self.config.lr * min(1.0, number / _FIRST_CHECK))
