@@ -58,7 +58,7 @@ def annotate(
     ] = None,
     channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (grey).")] = 3,
     epsilon: Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")] = 0.05,
-    draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 8,
+    draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 6,
     per: Annotated[Per, typer.Option(help="One threshold per picture, or per source.")] = "picture",
     steps: Annotated[
         int | None, typer.Option(help="Most steps of the classifier; default: 1,000, on a GPU 8,000.")

@@ -70,7 +70,7 @@ def main() -> None:
         add.add_argument("-o", "--out", type=Path, required=True)
         add.add_argument("--device", default="auto")
         add.add_argument("--steps", type=int, default=3000)
-        add.add_argument("--draws", type=int, default=8, help="per level, on average: the default of ambient annotate")
+        add.add_argument("--draws", type=int, default=6, help="per level, on average: the default of ambient annotate")
         add.add_argument("--pictures", type=int, default=300)
         add.add_argument("--fields", type=int, default=48_000, help="of each set that the oracle's classifier learns")
         add.add_argument("--many", type=int, default=1536, help="draws per level behind the oracle's dense values")

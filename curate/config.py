@@ -30,7 +30,7 @@ class AnnotateConfig:
     resolution: int | None = None
     channels: int = 3
     epsilon: float = 0.05
-    draws: int = 8
+    draws: int = 6
     per: Literal["picture", "source"] = "picture"
     duplicates: Duplicates = "mark"
     steps: int | None = None

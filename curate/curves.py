@@ -17,7 +17,7 @@ Classifier = Callable[..., Tensor]
 
 _PAIR_BITS = 14  # a stream's index is level * 2^14 + pair of draws
 _GPU_VALUES = 1 << 26  # of noisy pictures at a time
-_WINDOWS = (16, 8)  # levels around the crossing that get further draws, round by round
+_WINDOWS = (8, 4)  # levels around the crossing that get further draws, round by round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,8 +138,8 @@ def search(
 ) -> Curves:
     """Curves with most of the draws where they decide: near each picture's own crossing of tau.
 
-    A quarter of the budget, at least 2 draws, goes to every level; half of the rest to the 16 levels around the
-    crossing found so far, the other half to the 8 around the crossing then found.
+    A quarter of the budget, at least 2 draws, goes to every level; half of the rest to the 8 levels around the
+    crossing found so far, the other half to the 4 around the crossing then found.
     draws: mean number per level, so that the cost is L * draws evaluations per picture. Arguments as ``p_clean``.
     """
     num, size = len(pictures), len(grid)

@@ -17,11 +17,12 @@ from torch.nn.functional import logsigmoid
 pytestmark = pytest.mark.slow
 THREADS = 2  # tests/conftest.py
 
-FIELDS = Fields(resolution=16)
+FIELDS = Fields(resolution=32)
 BLURS = [0.5, 1.0, 2.0]
 PER_BLUR = 60
+DRAWS = 6  # the default of ambient annotate
 EPSILON = 0.05
-SPACE = Space(resolution=16, channels=1)
+SPACE = Space(resolution=32, channels=1)
 NAMES = names_of([f"{i:032x}"[::-1] for i in range(PER_BLUR * len(BLURS))])
 
 
@@ -49,7 +50,7 @@ def classifier() -> QualityClassifier:
         sample(other),
         [Split(clean=train, other=train, held_clean=held, held_other=held)],
         space=SPACE,
-        config=FitConfig(steps=600, lr=2e-3),
+        config=FitConfig(steps=300, batch_size=256, lr=2e-3),
         network=ClassifierConfig(dropout=0.0),  # there is no lack of fields
     )
     return fit.members[0]
@@ -62,13 +63,12 @@ def pictures() -> Tensor:
 
 @pytest.fixture(scope="module")
 def true_sigma_min(pictures: Tensor) -> np.ndarray:
-    """From the optimal classifier, with five times the draws of the annotator under test."""
-    return dense(optimal, pictures, draws=320, seed=1)
+    return dense(optimal, pictures, draws=24, seed=1)
 
 
 @pytest.fixture(scope="module")
 def found_sigma_min(classifier: QualityClassifier, pictures: Tensor) -> np.ndarray:
-    return annotated(classifier, pictures, draws=64)[0]
+    return annotated(classifier, pictures, draws=DRAWS)[0]
 
 
 def dense(classifier, pictures: Tensor, *, draws: int, seed: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def annotated(classifier, pictures: Tensor, *, draws: int) -> tuple[np.ndarray, 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 2.0, 4.0])
 def test_classifier_is_near_the_optimum(classifier: QualityClassifier, sigma: float) -> None:
-    """Mean KL(optimal || net) <= 0.02 nats over noisy clean and blurred fields, half and half."""
+    """Mean KL(optimal || net) <= 0.01 nats over noisy clean and blurred fields, half and half."""
     x0 = torch.cat([FIELDS.draw(1500, seed=40), mixture(500, seed=50)])
     x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     levels = torch.full((len(x),), sigma)
@@ -102,14 +102,14 @@ def test_classifier_is_near_the_optimum(classifier: QualityClassifier, sigma: fl
         net = classifier(x, levels).double()
     p = torch.sigmoid(best)
     kl = p * (logsigmoid(best) - logsigmoid(net)) + (1 - p) * (logsigmoid(-best) - logsigmoid(-net))
-    assert kl.mean() <= 0.02
+    assert kl.mean() <= 0.01
 
 
 def test_sigma_min_of_mixed_blurs(found_sigma_min: np.ndarray, true_sigma_min: np.ndarray) -> None:
     error = np.abs(np.log(found_sigma_min / true_sigma_min))
     assert np.isfinite(error).all()
-    assert spearmanr(found_sigma_min, true_sigma_min).statistic >= 0.95
-    assert np.median(error) <= 0.10
+    assert spearmanr(found_sigma_min, true_sigma_min).statistic >= 0.97
+    assert np.median(error) <= 0.08
 
 
 def test_sigma_min_beats_the_best_constant_per_blur(found_sigma_min: np.ndarray, true_sigma_min: np.ndarray) -> None:
@@ -123,13 +123,13 @@ def test_sigma_min_orders_fields_of_one_blur(
     found_sigma_min: np.ndarray, true_sigma_min: np.ndarray, blur: int
 ) -> None:
     mine = slice(blur * PER_BLUR, (blur + 1) * PER_BLUR)
-    assert spearmanr(found_sigma_min[mine], true_sigma_min[mine]).statistic >= 0.7
+    assert spearmanr(found_sigma_min[mine], true_sigma_min[mine]).statistic >= 0.75
 
 
 def test_interval_covers_the_dense_value(classifier: QualityClassifier, pictures: Tensor) -> None:
-    """The 90 % interval from 16 draws covers the value of the same classifier with many draws."""
-    _, lo, hi = annotated(classifier, pictures[::2], draws=16)
-    truth = dense(classifier, pictures[::2], draws=384, seed=5)
+    """The 90 % interval covers the value of the same classifier with many draws."""
+    _, lo, hi = annotated(classifier, pictures, draws=DRAWS)
+    truth = dense(classifier, pictures, draws=64, seed=5)
     covered = ((lo <= truth) & (truth <= hi)).mean()
     assert 0.85 <= covered <= 0.95
 
