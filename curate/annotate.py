@@ -27,7 +27,7 @@ from .crossfit import CrossFitted, load_classifier
 from .decide import Rule, settle
 from .device import choose_device, fast_matmul
 from .learn import CLASSIFIER, trained
-from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest
+from .manifest import Work, digest, fingerprint, sweep, write_manifest
 from .measure import follow, measure
 from .pool import Found, find, replaced, settle_duplicates
 from .preview import write_preview
@@ -42,6 +42,7 @@ from .team import Team, joined
 from .threshold import draw_noise, sigma_grid
 from .update import Past, choose, classifier_beside, join, past
 from .uris import Roots
+from .whole import replacing
 
 
 def annotate(

@@ -21,6 +21,7 @@ from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier
 from .damage import Damage
 from .noise import Purpose, words
+from .whole import write_whole
 
 FOLDS = 2
 
@@ -84,9 +85,7 @@ def save_classifier(path: Path, classifier: CrossFitted) -> str:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     data = save(tensors, metadata={"ambient-classifier": json.dumps(header, sort_keys=True)})
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_whole(path, data)
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 

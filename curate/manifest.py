@@ -1,17 +1,14 @@
 """Writing a manifest so that a kill at any moment costs a part, never the file.
 
-Finished parts lie in ``<manifest>.parts`` under their final names; every file is written under a temporary name, forced
-to disk and renamed. The folder belongs to one run: the digest of its options and of what was in the pool.
+Finished parts lie in ``<manifest>.parts``, each whole (whole.py). The folder belongs to one run:
+the digest of its options and of what was in the pool.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -21,31 +18,7 @@ import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside path that becomes path when the block succeeds, and is removed when it does not.
-
-    Raises UserError when the disk is full or the folder cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: {path} was not written; free some space and run it again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
-        raise
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+from .whole import replacing, write_whole
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -112,8 +85,7 @@ class Work:
                 if path.name != "lock":
                     path.unlink()
                     self.discarded = True
-            with replacing(marker) as partial:
-                partial.write_text(self.run)
+            write_whole(marker, self.run.encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

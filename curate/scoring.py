@@ -24,7 +24,7 @@ from .clipscore import Embedder
 from .columns import vectors
 from .device import choose_device
 from .images import U8, decode
-from .manifest import Work, digest, replacing, sweep, write_table
+from .manifest import Work, digest, sweep, write_table
 from .openclip import ClipConfig
 from .parallel import map_in_order
 from .pool import Found, find, scan, settle_duplicates, to_table
@@ -33,6 +33,7 @@ from .reporter import Advance, Reporter
 from .scorers import Scorer, measure_all
 from .scores import SCORES, score
 from .uris import Roots, read_bytes
+from .whole import replacing
 
 ROWS_PER_PART = 1024
 RECORDS_PER_PART = 4096

@@ -6,6 +6,7 @@ checksums tell whether it still is. Nothing is ever unpickled.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..curate.whole import PARTIAL, writing
 from ..schemas.errors import UserError
-from .files import PARTIAL, sync_folder, write_synced, writing
 
 _FORMAT = 1
 _STATE = "state.json"
@@ -56,7 +57,7 @@ def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             _write_files(partial, checkpoint)
             shutil.rmtree(final, ignore_errors=True)  # a damaged one that was trained past again
             partial.rename(final)
-            sync_folder(final.parent)
+            _sync_folder(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in folders(run)[:-keep]:
@@ -110,7 +111,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.parts.items():
         # safetensors stores memory in row order; channels-last weights are put in that order first.
         data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-        write_synced(folder / f"{name}.safetensors", data)
+        _write_synced(folder / f"{name}.safetensors", data)
         checksums[name] = _checksum(data)
     state = {
         "format": _FORMAT,
@@ -120,8 +121,25 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "about": checkpoint.about,
     }
     state["checksum"] = _checksum(_canonical(state))
-    write_synced(folder / _STATE, json.dumps(state, indent=1).encode())
-    sync_folder(folder)
+    _write_synced(folder / _STATE, json.dumps(state, indent=1).encode())
+    _sync_folder(folder)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    """Write a file and flush it to disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_part(path: Path, checksum: str) -> Tensors:

@@ -15,11 +15,11 @@ from torch import Tensor
 from ..curate.images import to_uint8
 from ..curate.noise import Purpose, normals
 from ..curate.reporter import Reporter
+from ..curate.whole import writing
 from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .config import TrainConfig
 from .device import device_of_process
-from .files import writing
 from .guidance import guided
 from .precondition import Denoiser
 from .samples import FOLDER_SIZE, Settings, check_packed, claim, find, load_pngs, pack, path_of, save, save_grid

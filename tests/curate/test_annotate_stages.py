@@ -21,6 +21,7 @@ from ambient.curate.fit import Fit, Sample
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.uris import close_archives
+from ambient.curate.whole import write_whole
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
 from ambient.schemas.space import Space
@@ -68,7 +69,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
             return Fit(members=[Constant(logit)] * 2, splits=[], held_out_loss=0.5, accuracy=accuracy, steps=1)
 
         monkeypatch.setattr(learn, "cross_fit", fit)
-        monkeypatch.setattr(learn, "save_classifier", lambda path, _: path.write_bytes(b"stub"))
+        monkeypatch.setattr(learn, "save_classifier", lambda path, _: write_whole(path, b"stub"))
         monkeypatch.setattr(learn, "load_classifier", lambda _: (of(Constant(logit)), "0" * 32))
         monkeypatch.setattr(learn, "CrossFitted", lambda *_, **__: None)
         for name in ("calibrate", "fold_spread", "warn_of_confounds"):
@@ -369,12 +370,19 @@ def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, m
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def no_room_for_weights(path: Path, data: bytes) -> int:
+        return full() if "classifier" in path.name else write_bytes(path, data)
+
     stub()
-    for name in ("save_classifier", "pq.write_table", "pq.ParquetWriter"):
-        target = f"ambient.curate.{'learn' if '.' not in name else 'manifest'}.{name}"
+    write_bytes = Path.write_bytes
+    for target, fails in {
+        "pathlib.Path.write_bytes": no_room_for_weights,
+        "ambient.curate.manifest.pq.write_table": full,
+        "ambient.curate.manifest.pq.ParquetWriter": full,
+    }.items():
         with monkeypatch.context() as patch:
-            patch.setattr(target, full)
-            assert "the disk is full" in refusal(small)
+            patch.setattr(target, fails)
+            assert "is full: free some space" in refusal(small)
         assert not (small.parent / "m.parquet").exists()
     assert len(run(small)) == 28
 

@@ -259,7 +259,7 @@ def test_a_disk_that_is_full_is_the_users_to_clear(pool, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="is full: free some space"):
         corrupt(pool, tmp_path / "out", corruptions=[parse("blur-1")])
     assert not list((tmp_path / "out").rglob("*.p*"))
 

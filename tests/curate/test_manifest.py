@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate.manifest import Work, digest, replacing, write_manifest, write_table
+from ambient.curate.manifest import Work, digest, write_manifest, write_table
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import ROW_GROUP_SIZE, manifest_schema, read_metadata
 from manifests import METADATA, rows
@@ -32,49 +32,6 @@ def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt])
-def test_an_exception_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
-    for before in (None, "before"):
-        path = tmp_path / "file"
-        if before:
-            path.write_text(before)
-        with pytest.raises(error), replacing(path) as partial:
-            partial.write_text("half")
-            raise error
-        assert listing(tmp_path) == (["file"] if before else [])
-    assert path.read_text() == "before"
-
-
-def test_success_replaces(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("before")
-    with replacing(path) as partial:
-        partial.write_text("after")
-        assert path.read_text() == "before"
-    assert path.read_text() == "after"
-    assert listing(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EACCES, "cannot be written")],
-)
-def test_a_full_disk_and_a_locked_folder_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
-) -> None:
-    real = pq.write_table
-
-    def write_half(table: pa.Table, where: Path, **options: object) -> None:
-        real(table, where, **options)
-        raise OSError(number, "as simulated", str(where))
-
-    monkeypatch.setattr(pq, "write_table", write_half)
-    with pytest.raises(UserError, match=words) as error:
-        write_table(tmp_path / "part.parquet", rows(3))
-    assert "\n" not in str(error.value)
-    assert listing(tmp_path) == []
-
-
 def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = pq.ParquetWriter.write_table
 
@@ -84,15 +41,10 @@ def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", write_then_fail)
     (tmp_path / "m.parquet").write_text("the old one")
-    with pytest.raises(UserError, match="disk is full"):
+    with pytest.raises(UserError, match="is full: free some space"):
         write_manifest(tmp_path / "m.parquet", rows(3), manifest_schema([]), METADATA)
     assert (tmp_path / "m.parquet").read_text() == "the old one"
     assert listing(tmp_path) == ["m.parquet"]
-
-
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
-        pass  # nothing was written: a bug of ours
 
 
 def test_manifest_round_trip_in_row_groups(tmp_path: Path) -> None:
@@ -183,8 +135,8 @@ def test_a_full_disk_at_the_start_leaves_no_open_lock(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", fail)
-        with pytest.raises(UserError, match="disk is full"), Work(tmp_path / "m.parquet", "run"):
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(UserError, match="is full: free some space"), Work(tmp_path / "m.parquet", "run"):
             pass
     with Work(tmp_path / "m.parquet", "run"):
         pass

@@ -14,10 +14,10 @@ from ... import __version__
 from ...curate.device import choose_device
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots
+from ...curate.whole import write_whole, writing
 from ...schemas.errors import UserError
 from ...schemas.space import Space
 from ..checkpoint import folders
-from ..files import write_whole, writing
 from ..generate import generate
 from ..pictures import cache_folder
 from .diversity import vendi

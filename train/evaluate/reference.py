@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ...curate.reporter import Reporter
+from ...curate.whole import write_whole, writing
 from ...schemas.space import Space
-from ..files import write_whole, writing
 from ..pictures import cache_folder
 from .distances import Moments, moments
 from .extractors import Extractor, features_of
