@@ -195,9 +195,10 @@ def score(
     Example: ambient score ./pool --by clipiqa,phash -o scores.parquet
     """
     from .curate.clip import prompts_of
+    from .curate.networks import ScoreConfig
     from .curate.openclip import ClipConfig
     from .curate.reporter import Reporter
-    from .curate.scoring import ScoreConfig, score_target
+    from .curate.scoring import score_target
 
     config = ScoreConfig(
         by=tuple(name.strip() for name in by.split(",")) if by else (),

@@ -18,26 +18,30 @@ import torch
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata, score_fields
+from ..schemas.manifest import METADATA_KEY, RECORD, THRESHOLDS, Metadata, manifest_schema, score_fields
 from ..schemas.space import Space
+from . import digests
 from .columns import Rows, matrix
 from .columns import is_ as _is
 from .config import AnnotateConfig
 from .crossfit import CrossFitted, load_classifier
 from .decide import Rule, settle
 from .device import choose_device, fast_matmul
+from .known import join_scores, score_names
 from .learn import CLASSIFIER, trained
-from .manifest import Work, digest, fingerprint, sweep, write_manifest
+from .manifest import Work, fingerprint, is_finished, write_manifest
 from .measure import follow, measure
+from .networks import ScoreConfig, load_networks
 from .pool import Found, find, replaced, settle_duplicates
 from .preview import write_preview
 from .ranks import Top, agreement, best, ranks
+from .reading import collect, usable
 from .reference import check_split, in_clean_dir, roots_of, where
 from .remote import address, is_remote
 from .reporter import Reporter
 from .run import Run
 from .scores import COMBINED, SCORES
-from .scoring import ScoreConfig, add_scores, collect, join_scores, load_networks, score_names, usable
+from .scoring import add_scores
 from .team import Team, joined
 from .threshold import draw_noise, sigma_grid
 from .update import Past, choose, classifier_beside, join, past
@@ -96,11 +100,10 @@ def _lead(
     _say_found(found, pool, reporter)
     identity, options = _identity(found, roots, config), _options(config)
     before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
-    if before is None and _finished(out, identity, overwrite):
-        reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
-        sweep(out, identity)
+    if before is None and is_finished(out, identity, METADATA_KEY, overwrite=overwrite, reporter=reporter):
         return
-    work_id = digest([identity, before.metadata.fingerprint, before.fresh.candidates.digest()]) if before else identity
+    added = [before.metadata.fingerprint, before.fresh.candidates.digest()] if before else []
+    work_id = digests.of_json([identity, *added]) if before else identity
     with Work(out, work_id) as work:
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
@@ -179,24 +182,12 @@ def _roots(pool: Path, config: AnnotateConfig) -> Roots:
 
 
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    return digest([_options(config), roots, found.candidates.digest(), __version__])
+    return digests.of_json([_options(config), roots, found.candidates.digest(), __version__])
 
 
 def _options(config: AnnotateConfig) -> str:
     given = {name: str(getattr(config, name)) for name in ("clean", "scores", "classifier")}
-    return digest({**asdict(config), **given})
-
-
-def _finished(out: Path, identity: str, overwrite: bool) -> bool:
-    if not out.exists():
-        return False
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: name the file to write, such as -o {out / 'manifest.parquet'}")
-    if overwrite:
-        return False
-    if read_metadata(out).run == identity:
-        return True
-    raise UserError(f"{out} was written with other options or for another pool: choose another -o or add --overwrite")
+    return digests.of_json({**asdict(config), **given})
 
 
 def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:

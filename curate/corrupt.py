@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
+from . import digests
 from .corruptions import Corruption, parse
 from .images import U8, decode, unusable
 from .parallel import map_in_order
@@ -125,7 +126,7 @@ def _check_places(pool: Path, out: Path) -> None:
 
 def _claim(out: Path, records: list[Record], corruptions: Sequence[Corruption], fraction: float, seed: int) -> None:
     """Write down in ``out`` which command fills it, or check that it was this one."""
-    content = hashlib.blake2b(json.dumps([[r["uri"], r["id"]] for r in records]).encode(), digest_size=16).hexdigest()
+    content = digests.of_json([[r["uri"], r["id"]] for r in records])
     names = [corruption.name for corruption in corruptions]
     command = {"corruptions": names, "fraction": fraction, "seed": seed, "pool": content}
     note = out / _COMMAND_NAME

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import manifest_schema, read_metadata, score_fields
+from . import digests
 from .decide import Rule, settle
-from .manifest import digest, write_manifest
+from .manifest import write_manifest
 from .reporter import Reporter
 
 _OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
@@ -36,7 +37,9 @@ def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = Fals
         reporter=reporter,
     )
     words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]
-    metadata = replace(metadata, command=shlex.join(words), run=digest([metadata.run, words]), epsilon=rule.epsilon)
+    metadata = replace(
+        metadata, command=shlex.join(words), run=digests.of_json([metadata.run, words]), epsilon=rule.epsilon
+    )
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
     return out
 

@@ -4,7 +4,6 @@ The classifier and the clean set stay those that the manifest was made with, so 
 Whether a picture has changed is read from its bytes (its id), not from a time.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, read_metadata
+from . import digests
 from .parallel import map_in_order
 from .pool import Duplicates, Found, content_id, settle_duplicates
 from .reporter import Reporter
@@ -51,7 +51,7 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
         raise UserError(f"--update needs the options that {manifest} was made with: {metadata.command}")
     if not classifier.is_file():
         raise UserError(f"the classifier that made {manifest} is not at {classifier}: put it back, or use --overwrite")
-    if hashlib.blake2b(classifier.read_bytes(), digest_size=16).hexdigest() != metadata.classifier:
+    if digests.of_file(classifier) != metadata.classifier:
         raise UserError(f"{classifier} is not the classifier that made {manifest}: put that back, or use --overwrite")
     old = pq.read_table(manifest)
     at = _unchanged(old, found, roots, workers, reporter)

@@ -4,7 +4,6 @@ A folder is written under a temporary name, flushed to disk and renamed, so one 
 checksums tell whether it still is. Nothing is ever unpickled.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..curate import digests
 from ..curate.whole import PARTIAL, writing
 from ..schemas.errors import UserError
 
@@ -85,7 +85,7 @@ def read(folder: Path, parts: tuple[str, ...]) -> Checkpoint:
     """The checkpoint in this folder, with these parts. Raises Damaged, or UserError for another format."""
     try:
         state = json.loads((folder / _STATE).read_text())
-        if state.pop("checksum") != _checksum(_canonical(state)):
+        if state.pop("checksum") != digests.of_json(state):
             raise ValueError(f"{_STATE} does not have its checksum")
         if state["format"] != _FORMAT:
             raise UserError(f"{folder} has checkpoint format {state['format']}, not {_FORMAT}: use another version")
@@ -112,7 +112,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         # safetensors stores memory in row order; channels-last weights are put in that order first.
         data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
         _write_synced(folder / f"{name}.safetensors", data)
-        checksums[name] = _checksum(data)
+        checksums[name] = digests.of_bytes(data)
     state = {
         "format": _FORMAT,
         "num_images": checkpoint.num_images,
@@ -120,7 +120,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "checksums": checksums,
         "about": checkpoint.about,
     }
-    state["checksum"] = _checksum(_canonical(state))
+    state["checksum"] = digests.of_json(state)
     _write_synced(folder / _STATE, json.dumps(state, indent=1).encode())
     _sync_folder(folder)
 
@@ -144,15 +144,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _read_part(path: Path, checksum: str) -> Tensors:
     data = path.read_bytes()
-    if _checksum(data) != checksum:
+    if digests.of_bytes(data) != checksum:
         raise ValueError(f"{path.name} does not have its checksum")
     tensors: Tensors = load(data)
     return tensors
-
-
-def _canonical(state: dict[str, Any]) -> bytes:
-    return json.dumps(state, sort_keys=True).encode()
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

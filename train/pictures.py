@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..curate.images import U8, Unusable, decode, fit, to_unit, unusable
 from ..curate.parallel import map_in_order
+from ..curate.pool import content_id
 from ..curate.remote import is_remote
 from ..curate.uris import read_bytes
 from ..curate.whole import PARTIAL, replacing, writing
@@ -187,7 +188,7 @@ def load_row(rows: Rows, row: int) -> U8:
     picture: U8 | Unusable
     try:
         data = read_bytes(rows.uri(row), rows.roots)
-        if hashlib.blake2b(data, digest_size=16).hexdigest() != rows.ids[row].as_py():
+        if content_id(data) != rows.ids[row].as_py():
             picture = Unusable("unreadable", "its content is not what was annotated")
         else:
             picture = fit(decode(data).pixels, rows.space)

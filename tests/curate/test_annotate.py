@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient import __version__
-from ambient.curate import measure, scoring
+from ambient.curate import measure, reading
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.curves import Curves
@@ -30,14 +30,14 @@ STEPS, DRAWS = 30, 2
 SLOW_PARTS = """
 import sys, time
 import ambient.curate.measure as measuring
-import ambient.curate.scoring as scoring
+import ambient.curate.reading as reading
 from ambient.cli import main
 measuring.PER_PART["cpu"] = 32
-last, real = sys.argv.pop(1), scoring.write_table
+last, real = sys.argv.pop(1), reading.write_table
 def write_then_wait(path, table):
     real(path, table)
     time.sleep(600 if path.stem == last else 0)
-measuring.write_table = scoring.write_table = write_then_wait
+measuring.write_table = reading.write_table = write_then_wait
 main()
 """
 """The program with small parts, which waits after the part that its first argument names."""
@@ -134,7 +134,7 @@ def test_the_same_command_again_does_nothing(
     manifest: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = manifest.stat()
-    monkeypatch.setattr(scoring, "scan", None)  # would fail
+    monkeypatch.setattr(reading, "scan", None)  # would fail
     annotate(pool, manifest, config_of(pool), device="cpu")
     assert manifest.stat().st_mtime_ns == before.st_mtime_ns
     assert manifest.stat().st_ino == before.st_ino

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
-from ambient.curate import learn, measure, scoring
+from ambient.curate import learn, measure, reading
 from ambient.curate.annotate import annotate, plan
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
@@ -102,7 +102,7 @@ def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
 
 def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub()
-    monkeypatch.setattr(scoring, "RECORDS_PER_PART", 10)
+    monkeypatch.setattr(reading, "RECORDS_PER_PART", 10)
     monkeypatch.setitem(measure.PER_PART, "cpu", 10)
     real, seen = measure.cross_search, []
 
@@ -115,7 +115,7 @@ def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, mon
     monkeypatch.setattr(measure, "cross_search", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(small)
-    monkeypatch.setattr(scoring, "scan", None)
+    monkeypatch.setattr(reading, "scan", None)
     monkeypatch.setattr(learn, "cross_fit", None)
     assert len(run(small)) == 28
     assert len(seen) == 2 + 2  # of three parts, the first was there
@@ -135,7 +135,7 @@ def test_something_else_at_the_place_of_the_manifest(small: Path, stub: Stub) ->
     stub()
     out = small.parent / "m.parquet"
     out.write_text("precious")
-    assert "not a readable Parquet file" in refusal(small)
+    assert "by something else: choose another -o" in refusal(small)
     out.unlink()
     out.mkdir()
     for overwrite in (False, True):
@@ -388,7 +388,7 @@ def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, m
 
 
 def test_plan_says_how_much_without_reading(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "scan", None)
+    monkeypatch.setattr(reading, "scan", None)
     (small / "notes.txt").write_text("hello")
     found = plan(small, AnnotateConfig(clean=small / "clean", draws=8))
     assert found["pictures_found"] == 28

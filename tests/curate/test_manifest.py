@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate.manifest import Work, digest, write_manifest, write_table
+from ambient.curate.manifest import Work, write_manifest, write_table
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import ROW_GROUP_SIZE, manifest_schema, read_metadata
 from manifests import METADATA, rows
@@ -76,12 +76,6 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         write_manifest(path, variant, manifest_schema([]), METADATA)
         written.append(path.read_bytes())
     assert len(set(written)) == 1
-
-
-def test_digest_is_of_the_value() -> None:
-    assert digest({"a": 1, "b": [1, "ü"]}) == digest({"b": [1, "ü"], "a": 1})
-    assert len({digest(value) for value in (1, "1", [1], {"a": 1}, None, 1.5)}) == 6
-    assert len(digest(0)) == 32
 
 
 def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:

@@ -9,17 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient.curate import scoring
+from ambient.curate import networks, reading, scoring
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.images import decode
+from ambient.curate.known import join_scores
+from ambient.curate.networks import ScoreConfig
 from ambient.curate.openclip import ClipConfig
 from ambient.curate.query import query
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.scorers import Scorer
 from ambient.curate.scores import SCORES, score
-from ambient.curate.scoring import ScoreConfig, join_scores, score_target
+from ambient.curate.scoring import score_target
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY, RECORD, Metadata
 from ambient.schemas.scored import read_scored
@@ -46,7 +48,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return Scorer(name=name, cut=lambda pixels: [pixels], measure=lambda x: x.float().mean(dim=(1, 2, 3)))
 
-    monkeypatch.setattr(scoring.iqa, "scorer", scorer)
+    monkeypatch.setattr(networks.iqa, "scorer", scorer)
     return asked
 
 
@@ -121,7 +123,7 @@ def test_a_bad_picture_has_no_score_and_the_others_do(
         out[out == out.max()] = torch.nan
         return out
 
-    monkeypatch.setattr(scoring.iqa, "scorer", lambda name, *_: Scorer(name=name, cut=lambda p: [p], measure=measure))
+    monkeypatch.setattr(networks.iqa, "scorer", lambda name, *_: Scorer(name=name, cut=lambda p: [p], measure=measure))
     manifest = manifest_of(pool)
     (pool / "clean" / "009.png").unlink()
     score_target(manifest, pool.parent / "s.parquet", ScoreConfig(by=("musiq",)), device="cpu")
@@ -149,8 +151,9 @@ def test_parts_that_are_finished_are_not_done_again(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(scoring, "write_table", stop_after_two)
+        patch.setattr(reading, "write_table", stop_after_two)
         run(pool, "musiq", "phash")
-    monkeypatch.setattr(scoring, "scan", None)  # would fail
+    monkeypatch.setattr(reading, "scan", None)  # would fail
     seen: list[str] = []
     monkeypatch.setattr(scoring, "read_bytes", lambda uri, roots: seen.append(uri) or (pool / uri).read_bytes())
     table = run(pool, "musiq", "phash")
@@ -174,6 +177,9 @@ def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
     with pytest.raises(UserError, match="--overwrite"):
         run(pool, "cnniqa")
     assert "cnniqa" in run(pool, "cnniqa", overwrite=True).column_names
+    (pool.parent / "text.parquet").write_text("precious")
+    with pytest.raises(UserError, match="by something else"):
+        run(pool, "musiq", out="text.parquet")
     assert json.loads(pq.read_schema(pool.parent / "s.parquet").metadata[b"ambient-scores"])["command"].startswith(
         f"ambient score {pool} --by cnniqa"
     )

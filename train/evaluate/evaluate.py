@@ -1,6 +1,5 @@
 """``ambient eval``: one set of samples against one set of real pictures."""
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from ... import __version__
+from ...curate import digests
 from ...curate.device import choose_device
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots
@@ -201,8 +201,8 @@ def table(result: dict[str, Any]) -> pa.Table:
 
 
 def _key(source: Source, space: Space) -> str:
-    labels = hashlib.blake2b(source.labels.numpy().tobytes(), digest_size=8).hexdigest()
-    return hashlib.blake2b(f"{source.fingerprint()} {labels} {space.shape}".encode(), digest_size=16).hexdigest()
+    labels = digests.of_bytes(source.labels.numpy().tobytes())
+    return digests.of_json([source.fingerprint(), labels, space.shape])
 
 
 def _manifest_of(run: Path, reporter: Reporter) -> Path | None:

@@ -1,6 +1,5 @@
 """Where features come from: built in, Inception-v3, timm's networks, open_clip's, or a file of the user's."""
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...curate import digests
 from ...curate.weights import given, missing, quiet, reachable
 from ...schemas.errors import UserError
 from . import texture
@@ -61,7 +61,10 @@ def open_extractor(name: str, device: torch.device, *, weights: dict[str, str] |
     kind, _, rest = name.partition(":")
     if name == "texture":
         return Extractor(
-            name=name, digest=_digest(f"texture {texture.VERSION}"), extract=texture.texture, device=device
+            name=name,
+            digest=digests.of_bytes(f"texture {texture.VERSION}".encode()),
+            extract=texture.texture,
+            device=device,
         )
     if name == "inception":
         return _inception(file, device)
@@ -95,7 +98,7 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
         out: Tensor = network(pixels)[0]
         return out
 
-    return Extractor(name="inception", digest=_file_digest(file), extract=extract, device=device, side=299)
+    return Extractor(name="inception", digest=digests.of_file(file), extract=extract, device=device, side=299)
 
 
 def _timm(name: str, model: str, weights: Path | None, device: torch.device) -> Extractor:
@@ -151,13 +154,13 @@ def _torchscript(path: Path, device: torch.device) -> Extractor:
         out: Tensor = network(pixels.float() / 127.5 - 1)
         return out
 
-    return Extractor(name=path.name, digest=_file_digest(path), extract=extract, device=device)
+    return Extractor(name=path.name, digest=digests.of_file(path), extract=extract, device=device)
 
 
 def _classifier(path: Path, device: torch.device) -> Extractor:
     _must_exist(path)
     network = load_classifier(path).to(device)
-    return Extractor(name=path.name, digest=_file_digest(path), extract=network.features, device=device)
+    return Extractor(name=path.name, digest=digests.of_file(path), extract=network.features, device=device)
 
 
 def _network(
@@ -179,7 +182,7 @@ def _network(
         out: Tensor = network((x.clamp(0, 1) - middle) / spread)
         return out
 
-    return Extractor(name=name, digest=_file_digest(file), extract=extract, device=device, side=side)
+    return Extractor(name=name, digest=digests.of_file(file), extract=extract, device=device, side=side)
 
 
 def _load(network: nn.Module, file: Path, name: str) -> None:
@@ -264,12 +267,3 @@ def _no_package(name: str, package: str) -> UserError:
 def _must_exist(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

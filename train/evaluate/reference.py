@@ -1,6 +1,5 @@
 """What samples are compared with: features of real pictures, computed once per set, space and extractor."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ...curate import digests
 from ...curate.reporter import Reporter
 from ...curate.whole import write_whole, writing
 from ...schemas.space import Space
@@ -40,9 +40,9 @@ def reference_of(
     cache: a folder, by default one of the user's. A file is named after the content of the pictures, the space and the
     extractor, so it is never out of date.
     """
-    key = f"{_VERSION} {source.fingerprint()} {space.shape} {extractor.digest}"
+    key = digests.of_json([_VERSION, source.fingerprint(), space.shape, extractor.digest])
     folder = cache or cache_folder() / "features"
-    path = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
+    path = folder / f"{key}.safetensors"
     if found := _stored(path, extractor.device):
         reporter.say(f"features of {source.name} ({found.moments.num:,} pictures) from the cache")
         return found

@@ -1,6 +1,5 @@
 """Sets of pictures to evaluate, wherever they lie: a pool, a manifest with a predicate, or an npz of samples."""
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from ...curate import digests
 from ...curate.images import Unusable, decode, fit, load_many
 from ...curate.parallel import map_in_order
 from ...curate.pool import content_id, find
@@ -56,7 +56,7 @@ class Source:
 
     def fingerprint(self) -> str:
         """BLAKE2b-128 in hex over the content ids in their order."""
-        return hashlib.blake2b("".join(self.ids).encode(), digest_size=16).hexdigest()
+        return digests.of_bytes("".join(self.ids).encode())
 
     def rows(self, rows: Sequence[int]) -> "Source":
         """The pictures with these numbers, in this order."""
