@@ -182,7 +182,9 @@ def _roots(pool: Path, config: AnnotateConfig) -> Roots:
 
 
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    return digests.of_json([_options(config), roots, found.candidates.digest(), __version__])
+    """Of everything that decides the manifest, of the files that are named their contents."""
+    contents = [path and digests.of_file(path) for path in (config.scores, config.classifier)]
+    return digests.of_json([_options(config), contents, roots, found.candidates.digest(), __version__])
 
 
 def _options(config: AnnotateConfig) -> str:

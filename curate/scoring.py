@@ -32,6 +32,7 @@ from .reporter import Advance, Reporter
 from .scorers import measure_all
 from .scores import SCORES, score
 from .uris import Roots, read_bytes
+from .weights import given
 
 ROWS_PER_PART = 1024
 
@@ -71,7 +72,8 @@ def score_target(
         kept, known = read_about(target)
         where, table = known | (roots or {}), pq.read_table(target)
         rows = [table["uri"].to_pylist(), table["id"].to_pylist()]
-    run = digests.of_json([asdict(config), where, rows, __version__])
+    contents = {name: digests.of_file(Path(given(name, file))) for name, file in config.weights.items()}
+    run = digests.of_json([asdict(config), contents, where, rows, __version__])
     if is_finished(out, run, SCORED_KEY, overwrite=overwrite, reporter=reporter):
         return out
     networks = load_networks(config, place)  # before hours of reading, since weights may be missing

@@ -6,8 +6,10 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,8 +20,10 @@ from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit, Sample
+from ambient.curate.networks import ScoreConfig
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
+from ambient.curate.scoring import score_target
 from ambient.curate.uris import close_archives
 from ambient.curate.whole import write_whole
 from ambient.schemas.errors import UserError
@@ -153,6 +157,26 @@ def test_parts_of_other_options_are_not_used(
     assert all(row["status"] == "ok" for row in run(small, resolution=16).values())
     assert "starting again" in capsys.readouterr().err
     assert read_metadata(small.parent / "m.parquet").space.resolution == 16
+
+
+@pytest.mark.parametrize("option", ["scores", "classifier"])
+def test_a_named_file_with_other_contents_is_another_run(
+    option: str, small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub()
+    monkeypatch.setattr(stages, "load_classifier", lambda _: (SimpleNamespace(space=Space(resolution=8)), ""))
+    file = score_target(small, small.parent / "file.parquet", ScoreConfig(), reporter=Reporter(quiet=True))
+    table = pq.read_table(file)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(small, **{option: file})
+    pq.write_table(table.append_column("mine", pa.nulls(len(table), pa.float32())), file)
+    run(small, **{option: file})
+    assert "starting again" in capsys.readouterr().err
+    run(small, **{option: file})
+    assert "nothing to do" in capsys.readouterr().err
+    pq.write_table(table, file)
+    assert "--overwrite" in refusal(small, **{option: file})
 
 
 def test_two_halves_of_one_population_are_refused(tmp_path: Path) -> None:

@@ -186,6 +186,19 @@ def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
     assert read_scored(pool.parent / "s.parquet").roots == {"pool": str(pool)}
 
 
+def test_weights_with_other_contents_are_another_run(pool: Path, fake: list[str]) -> None:
+    weights, out = pool.parent / "weights", pool.parent / "s.parquet"
+    config = ScoreConfig(by=("musiq",), weights={"musiq": str(weights)})
+    weights.write_bytes(b"one")
+    score_target(pool, out, config, device="cpu")
+    weights.write_bytes(b"two")
+    with pytest.raises(UserError, match="--overwrite"):
+        score_target(pool, out, config, device="cpu")
+    weights.write_bytes(b"one")
+    score_target(pool, out, config, device="cpu")
+    assert fake == ["musiq"]
+
+
 def test_roots_may_have_moved(pool: Path) -> None:
     manifest = manifest_of(pool)
     shutil.move(pool, pool.parent / "moved")
