@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...curate import digests
+from ...curate import digests, openclip
+from ...curate.openclip import ClipConfig
 from ...curate.weights import given, missing, quiet, reachable
 from ...schemas.errors import UserError
 from . import texture
@@ -119,25 +120,11 @@ def _timm(name: str, model: str, weights: Path | None, device: torch.device) -> 
 
 def _open_clip(name: str, model: str, weights: Path | None, device: torch.device) -> Extractor:
     """The picture half of a CLIP network of open_clip, MODEL or MODEL/TAG, as in CMMD (arXiv 2401.09603)."""
-    import open_clip
-
     model, _, tag = model.partition("/")
-    try:
-        with quiet():
-            network = open_clip.create_model(model, pretrained=None, load_weights=False)
-    except (RuntimeError, FileNotFoundError, ValueError) as error:
-        raise UserError(f"open_clip has no model {model!r}: open_clip.list_models() names them") from error
-    if weights is None:
-        weights = _cached_by_open_clip(name, model, tag or "openai", network)
-    try:
-        with quiet():
-            network = open_clip.create_model(model, pretrained=str(weights))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{weights} holds no weights of open_clip's {model} ({reason})") from error
-    cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(network)
-    side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-    return _network(name, network.visual, weights, device, side=side, mean=cfg["mean"], std=cfg["std"])
+    config = ClipConfig(pretrained=tag or "openai", weights=str(weights) if weights else None)
+    network, file = openclip.load(name, model, config, device)
+    side, mean, std = openclip.shown_as(network)
+    return _network(name, network.visual, Path(file), device, side=side, mean=mean, std=std)
 
 
 def _torchscript(path: Path, device: torch.device) -> Extractor:
@@ -234,30 +221,6 @@ def _cached_by_hub(name: str, network: nn.Module) -> Path:
         raise missing(name, f"{repository}/model.safetensors", place, num_bytes, constants.ENDPOINT.split("/")[2])
     with quiet():
         return Path(hf_hub_download(repository, "model.safetensors"))
-
-
-def _cached_by_open_clip(name: str, model: str, tag: str, network: nn.Module) -> Path:
-    """The file of a tag's weights in the hub's cache; fetched if that is possible."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
-
-    source = get_pretrained_cfg(model, tag)
-    if not source:
-        tags = ", ".join(list_pretrained_tags_by_model(model)) or "none"
-        raise UserError(f"open_clip has no weights {tag!r} of {model}: there are {tags}")
-    repository, _, file = source.get("hf_hub", "").rpartition("/")
-    file = file or "open_clip_model.safetensors"
-    found = try_to_load_from_cache(repository, file) if repository else None
-    if isinstance(found, str):
-        return Path(found)
-    host = constants.ENDPOINT if repository else source["url"]
-    if not reachable(host):
-        num_bytes = sum(weight.numel() for weight in network.parameters()) * 4
-        wanted = f"{repository}/{file}" if repository else source["url"].rpartition("/")[2]
-        place = f"{constants.HF_HUB_CACHE} (as huggingface_hub keeps {repository})" if repository else "~/.cache/clip"
-        raise missing(name, wanted, place, num_bytes, host.split("/")[2])
-    with quiet():
-        return Path(download_pretrained(source))
 
 
 def _no_package(name: str, package: str) -> UserError:
