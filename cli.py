@@ -383,6 +383,7 @@ def eval(
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = 4,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure samples against real pictures, each measure with a 90 % interval.
 
@@ -393,11 +394,14 @@ def eval(
     """
     from .curate.reporter import Reporter
     from .curate.tables import print_table
-    from .train.evaluate.evaluate import EvalConfig, evaluate, table, write_json
+    from .train.evaluate.evaluate import EvalConfig, evaluate, plan, table, write_json
 
     named = _named(weights, "--weights", "FEATURES=FILE")
     config = EvalConfig(features=features, weights=named, where=where, num=num, seed=seed)
     roots, reporter = _pairs(root), Reporter()
+    if dry_run:
+        _print_json(plan(samples, reference, config, roots=roots))
+        return
     result = evaluate(samples, reference, config, device=device, workers=workers, roots=roots, reporter=reporter)
     if out is not None:
         write_json(out, result)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...curate import digests
+from ...curate.candidates import Candidate
 from ...curate.images import Unusable, decode, fit, load_many
 from ...curate.parallel import map_in_order
 from ...curate.pool import content_id, find
@@ -83,15 +84,18 @@ def open_source(
     where: SQL predicate over the columns of a manifest, by default CLEAN; only rows with status ``ok`` count. roots:
     where those of a manifest lie now. Raises UserError where there is no picture.
     """
-    if path.suffix == ".npz":
-        source = _from_npz(path)
-    elif is_manifest(path):
-        source = _from_manifest(path, CLEAN if where is None else where, roots or {})
-    else:
-        source = _from_pool(path, workers, reporter)
-    if where is not None and not is_manifest(path):
+    if is_manifest(path):
+        return _from_manifest(path, CLEAN if where is None else where, roots or {})
+    if where is not None:
         raise UserError(f"--where picks rows of a manifest, and {path} is none: leave it out")
-    return source
+    return _from_npz(path) if path.suffix == ".npz" else _from_pool(path, workers, reporter)
+
+
+def count(path: Path, *, where: str | None = None, roots: Roots | None = None) -> int:
+    """How many pictures ``open_source`` finds; those of a pool are listed, and none is read."""
+    if where is None and path.suffix != ".npz" and not is_manifest(path):
+        return len(_listed(path)[0])
+    return len(open_source(path, where=where, roots=roots, workers=0, reporter=Reporter(quiet=True)))
 
 
 def read(source: Source, space: Space, *, workers: int, reporter: Reporter) -> tuple[Tensor, list[int]]:
@@ -187,10 +191,7 @@ def _from_manifest(path: Path, where: str, moved: Roots) -> Source:
 
 
 def _from_pool(path: Path, workers: int, reporter: Reporter) -> Source:
-    roots = {MAIN_ROOT: address(path)}
-    candidates = [candidate for candidate in find(roots).candidates if candidate.problem is None]
-    if not candidates:
-        raise UserError(f"there is no picture in {path}: name a folder, archive, manifest or npz of pictures")
+    candidates, roots = _listed(path)
     uris = [candidate.uri for candidate in candidates]
 
     def identify(uri: str) -> str:
@@ -206,6 +207,15 @@ def _from_pool(path: Path, workers: int, reporter: Reporter) -> Source:
             advance(1)
     labels = [-1 if candidate.label is None else candidate.label for candidate in candidates]
     return Source(name=str(path), ids=ids, labels=torch.tensor(labels), uris=uris, roots=roots)
+
+
+def _listed(path: Path) -> tuple[list[Candidate], Roots]:
+    """The pictures of a pool, and its root."""
+    roots = {MAIN_ROOT: address(path)}
+    candidates = [candidate for candidate in find(roots).candidates if candidate.problem is None]
+    if not candidates:
+        raise UserError(f"there is no picture in {path}: name a folder, archive, manifest or npz of pictures")
+    return candidates, roots
 
 
 def _short_side(uri: str, roots: Roots) -> int | None:

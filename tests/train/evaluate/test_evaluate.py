@@ -19,11 +19,13 @@ from ambient.schemas.manifest import read_metadata
 from ambient.schemas.space import Space
 from ambient.train.evaluate import evaluate as module
 from ambient.train.evaluate import reference as reference_module
-from ambient.train.evaluate.evaluate import EvalConfig, evaluate, table
+from ambient.train.evaluate import sources
+from ambient.train.evaluate.evaluate import EvalConfig, evaluate, plan, table
 from ambient.train.evaluate.extractors import open_extractor
 from ambient.train.evaluate.quality import win_rate
 from ambient.train.evaluate.reference import reference_of
 from ambient.train.evaluate.sources import common_space, is_manifest, open_source, read
+from ambient.train.precondition import Denoiser
 from photo_pool import write_photo_pool
 from scipy import stats
 from small_pool import write_pool
@@ -105,9 +107,50 @@ def test_the_command_prints_a_table_or_json_and_writes_a_file(
     assert shown["frechet"] == f"{written['measures']['frechet']['value']:.4g}"
     code, out, _ = run("--json", "--device", "cpu")
     assert values(json.loads(out)) == pytest.approx(values(written), rel=1e-9)
+    code, out, _ = run("--dry-run")
+    assert (code, json.loads(out)["feature_evaluations"]) == (0, 20 + 60)
     code, out, err = run("--weights", "inception=none", "--device", "cpu")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "ambient: --weights inception=FILE: the features are texture"
+
+
+def test_a_plan_says_how_much_and_writes_nothing(
+    pool: Path, fields: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are those of what is then done."""
+    run = write_run(tmp_path / "run")
+    config = EvalConfig(num=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "read_bytes", None)
+        before = sorted(tmp_path.rglob("*"))
+        of_folders, of_run = plan(pool / "soft", pool / "clean", FAST), plan(run, fields, config)
+        assert sorted(tmp_path.rglob("*")) == before
+    assert [of_folders[f"{what}_pictures"] for what in ("sample", "reference")] == [24, 60]
+    assert of_folders["denoiser_evaluations"] == 0
+    assert of_run["pictures_to_draw"] == 9
+    assert of_run["where"] == "role = 'clean'"
+    assert plan(pool / "soft", fields, EvalConfig(num=9, where="label = 1"))["reference_pictures"] == 18
+    calls = count_calls(monkeypatch)
+    result = evaluate(run, fields, config, reporter=QUIET, device="cpu")
+    assert [result[what]["pictures"] for what in ("samples", "reference")] == [9, of_run["reference_pictures"]]
+    assert sum(calls) == of_run["denoiser_evaluations"]
+    assert plan(run, fields, config)["pictures_to_draw"] == 0
+    with pytest.raises(UserError, match="too few"):
+        plan(pool / "soft", fields, EvalConfig(num=9, where="uri = '000.png'"))
+    with pytest.raises(UserError, match="--where picks rows of a manifest"):
+        plan(fields, pool / "clean", EvalConfig(num=9, where="label = 1"))
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pictures of each call of a denoiser from now on."""
+    real, calls = Denoiser.forward, []
+
+    def counted(self: Denoiser, x: torch.Tensor, *arguments: object) -> torch.Tensor:
+        calls.append(len(x))
+        return real(self, x, *arguments)
+
+    monkeypatch.setattr(Denoiser, "forward", counted)
+    return calls
 
 
 def test_a_seed_decides(pool: Path) -> None:
