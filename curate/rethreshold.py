@@ -18,7 +18,9 @@ _OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
 """Fields of a Rule whose option has another name."""
 
 
-def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = False, reporter: Reporter) -> Path:
+def rethreshold(
+    manifest: Path, out: Path, rule: Rule, *, overwrite: bool = False, reporter: Reporter | None = None
+) -> Path:
     """Write a manifest with the thresholds that a rule gives to the pictures of another, all else unchanged.
 
     Raises UserError when the manifest has no curves and the rule needs them, or when `out` exists.
@@ -34,7 +36,7 @@ def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = Fals
         grid=np.array(metadata.sigma_grid),
         noise=np.array(metadata.draw_noise),
         spread=np.array(metadata.fold_spread),
-        reporter=reporter,
+        reporter=reporter or Reporter(),
     )
     words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]
     metadata = replace(
