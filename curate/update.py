@@ -19,7 +19,7 @@ from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, read_metadata
 from . import digests
 from .parallel import map_in_order
-from .pool import Duplicates, Found, content_id, settle_duplicates
+from .pool import Duplicates, Found, content_id, replaced, settle_duplicates
 from .reporter import Reporter
 from .uris import Roots, read_bytes
 
@@ -108,8 +108,7 @@ def choose(
     mask = np.zeros(len(records), dtype=bool) if is_clean is None else is_clean(records)
     if is_clean is None:
         reporter.say("the clean set stays as it was: no new picture is clean")
-    roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
-    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    records = replaced(records, "role", pa.array(np.where(mask, "clean", "pool"), pa.string()))
     light = before.rows.select(RECORD.names).cast(RECORD)
     both = settle_duplicates(pa.concat_tables([light, records.select(RECORD.names)]).unify_dictionaries(), how)
     settled, fresh = both.slice(0, len(light)), both.slice(len(light))

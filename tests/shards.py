@@ -1,4 +1,4 @@
-"""Writes pools that are archives: tar, zip, and Parquet files with pictures."""
+"""Writes pools that are archives: tar, zip, and Parquet files with pictures; and reads what a pool holds."""
 
 import io
 import tarfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ambient.curate.pool import find, scan
 from awkward import encoded, picture
 from PIL import Image
 
@@ -17,6 +18,14 @@ Members = dict[str, bytes | tarfile.TarInfo]
 def png(number: int = 0) -> bytes:
     """A picture of its own for each number."""
     return encoded(Image.fromarray(picture() + number))
+
+
+def records_of(root: Path, workers: int = 2) -> dict[str, dict]:
+    """uri -> what is found of each picture of a pool."""
+    roots = {"pool": str(root)}
+    records = list(scan(find(roots), roots, workers=workers))
+    assert len({record["uri"] for record in records}) == len(records)
+    return {record["uri"]: record for record in records}
 
 
 def write_tar(path: Path, members: Members, form: int = tarfile.PAX_FORMAT) -> Path:

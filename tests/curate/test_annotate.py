@@ -21,9 +21,9 @@ from ambient.curate.curves import Curves
 from ambient.curate.noise import names_of
 from ambient.curate.reporter import Reporter
 from ambient.curate.threshold import decide_per_group, sigma_grid
-from ambient.curate.uris import close_archives
 from ambient.schemas.manifest import Metadata, check_rows, read_metadata
 from ambient.schemas.space import Space
+from manifests import rows_of
 from photo_pool import SIDE, tiles, write_photo_pool
 
 STEPS, DRAWS = 30, 2
@@ -41,12 +41,6 @@ measuring.write_table = reading.write_table = write_then_wait
 main()
 """
 """The program with small parts, which waits after the part that its first argument names."""
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +66,6 @@ def manifest(pool: Path) -> Path:
     annotate(pool, path, config_of(pool), device="cpu", reporter=Reporter(quiet=True))
     patch.undo()
     return path
-
-
-def rows_of(manifest: Path) -> dict[str, dict]:
-    return {row["uri"]: row for row in pq.read_table(manifest).to_pylist()}
 
 
 def test_every_picture_is_a_valid_row(manifest: Path, pool: Path) -> None:

@@ -24,19 +24,13 @@ from ambient.curate.networks import ScoreConfig
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.scoring import score_target
-from ambient.curate.uris import close_archives
 from ambient.curate.whole import write_whole
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
 from ambient.schemas.space import Space
+from manifests import rows_of
 from photo_pool import tiles, write_photo_pool
 from PIL import Image
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @pytest.fixture
@@ -80,10 +74,6 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
             monkeypatch.setattr(learn, name, lambda *_, **__: np.zeros(1))
 
     return install
-
-
-def rows_of(manifest: Path) -> dict[str, dict]:
-    return {row["uri"]: row for row in pq.read_table(manifest).to_pylist()}
 
 
 def run(pool: Path, **changes: object) -> dict[str, dict]:

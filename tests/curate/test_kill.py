@@ -17,7 +17,6 @@ from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.pool import find, scan
 from ambient.curate.reporter import Reporter
-from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from photo_pool import write_photo_pool
@@ -75,12 +74,6 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 """The same for scores by little networks."""
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @contextlib.contextmanager

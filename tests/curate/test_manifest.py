@@ -24,10 +24,6 @@ with Work(Path(sys.argv[1]), sys.argv[2]):
 """
 
 
-class Trouble(Exception):  # noqa: N818
-    """Anything that may happen."""
-
-
 def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -80,9 +76,9 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:
     manifest = tmp_path / "deep" / "m.parquet"
-    with pytest.raises(Trouble), Work(manifest, "run") as work:
+    with pytest.raises(KeyboardInterrupt), Work(manifest, "run") as work:
         write_table(work.part("curves", 3), rows(2))
-        raise Trouble
+        raise KeyboardInterrupt
     with Work(manifest, "run") as again:
         assert not again.discarded
         assert again.part("curves", 3).exists()
@@ -91,9 +87,9 @@ def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:
 
 
 def test_parts_of_another_run_are_discarded(tmp_path: Path) -> None:
-    with pytest.raises(Trouble), Work(tmp_path / "m.parquet", "one") as work:
+    with pytest.raises(KeyboardInterrupt), Work(tmp_path / "m.parquet", "one") as work:
         write_table(work.part("records", 0), rows(2))
-        raise Trouble
+        raise KeyboardInterrupt
     with Work(tmp_path / "m.parquet", "two") as other:
         assert other.discarded
         assert listing(other.folder) == ["lock", "run.json"]

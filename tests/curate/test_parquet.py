@@ -10,23 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from ambient.curate import parquet
 from ambient.curate.parquet import PictureTable, columns_of
-from ambient.curate.pool import find, scan
-from ambient.curate.uris import close_archives, read_bytes
+from ambient.curate.pool import find
+from ambient.curate.uris import read_bytes
 from ambient.schemas.errors import UserError
 from awkward import picture
 from PIL import Image
-from shards import IMAGE, png, write_pictures
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
-def rows_of(root: Path) -> dict[str, dict]:
-    roots = {"pool": str(root)}
-    return {row["uri"]: row for row in scan(find(roots), roots, workers=2)}
+from shards import IMAGE, png, records_of, write_pictures
 
 
 @pytest.mark.parametrize("as_root", [True, False])
@@ -34,7 +23,7 @@ def test_rows_are_pictures_with_label_and_caption(tmp_path: Path, as_root: bool)
     pictures = [png(0), png(1), b"torn", None, png(4)]
     labels, texts = [3, None, 1, 2, 0], ["a", None, "c", "d", ""]
     path = write_pictures(tmp_path / "a.parquet", pictures, group=2, label=labels, text=texts)
-    rows = list(rows_of(path if as_root else tmp_path).values())
+    rows = list(records_of(path if as_root else tmp_path).values())
     prefix = "" if as_root else "a.parquet!/"
     assert [row["uri"] for row in rows] == [f"{prefix}row-{n:09d}" for n in range(5)]
     assert [row["status"] for row in rows] == ["ok", "ok", "unreadable", "unreadable", "ok"]
@@ -50,7 +39,7 @@ def test_what_datasets_writes_is_read(tmp_path: Path) -> None:
     pictures = [Image.fromarray(picture() + number) for number in range(3)]
     written = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 1]}, features=features)
     written.to_parquet(str(tmp_path / "train.parquet"))
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     assert [(row["status"], row["label"]) for row in rows.values()] == [("ok", 0), ("ok", 1), ("ok", 1)]
 
 
@@ -147,7 +136,7 @@ def test_a_list_of_paths(tmp_path: Path, listed: list[str], form: str) -> None:
         path.write_text("\n".join([*listed[:3], "", *listed[3:]]) + "\n")
     else:
         pq.write_table(pa.table({"path": listed, "label": list(range(7)), "prompt": [f"p{n}" for n in range(7)]}), path)
-    rows, far = rows_of(path), str(tmp_path / "far")
+    rows, far = records_of(path), str(tmp_path / "far")
     expected = {
         "cats/a.png": ("ok", "cats"),
         "../up.png": ("ok", ".."),

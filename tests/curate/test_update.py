@@ -20,12 +20,6 @@ SHORT = {"steps": 2, "draws": 1, "resolution": 8, "accept_indistinguishable": Tr
 Manifest = dict[str, dict]
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
     return write_photo_pool(tmp_path / "pool", clean=12, per_blur=8)

@@ -10,12 +10,6 @@ from ambient.curate import archives, files
 from ambient.curate.uris import close_archives, make_uri, read_bytes, split_uri
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
 def test_uris_are_unique_and_lead_back(tmp_path):
     (tmp_path / "root.zip").write_bytes(b"")
     roots = {"pool": str(tmp_path), "extra": str(tmp_path / "x"), "packed": str(tmp_path / "root.zip")}
