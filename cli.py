@@ -162,7 +162,7 @@ def threshold(
 
 @app.command()
 def score(
-    target: Annotated[Path, typer.Argument(help="Folder or .zip of pictures, or a manifest (.parquet).")],
+    target: Annotated[Path, typer.Argument(help="A pool, as of `ambient annotate`, or a manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")] = Path("scores.parquet"),
     by: Annotated[
         str | None,
@@ -427,7 +427,7 @@ def compare(
 
 @app.command()
 def corrupt(
-    pool: Annotated[Path, typer.Argument(help="Folder or .zip of pictures.")],
+    pool: Annotated[Path, typer.Argument(help="As of `ambient annotate`.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must be new.")],
     kinds: Annotated[
         list[str] | None,

@@ -18,11 +18,10 @@ import torch
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import METADATA_KEY, RECORD, THRESHOLDS, Metadata, manifest_schema, score_fields
+from ..schemas.manifest import METADATA_KEY, THRESHOLDS, Metadata, manifest_schema, score_fields
 from ..schemas.space import Space
 from . import digests
-from .columns import Rows, matrix
-from .columns import is_ as _is
+from .columns import Rows, is_, matrix
 from .config import AnnotateConfig
 from .crossfit import CrossFitted, load_classifier
 from .decide import Rule, settle
@@ -37,7 +36,6 @@ from .preview import write_preview
 from .ranks import Top, agreement, best, ranks
 from .reading import collect, usable
 from .reference import check_split, in_clean_dir, roots_of, where
-from .remote import address, is_remote
 from .reporter import Reporter
 from .run import Run
 from .scores import COMBINED, SCORES
@@ -95,7 +93,7 @@ def _lead(
     reporter: Reporter,
 ) -> None:
     """What one process does, or the first of several."""
-    roots = _roots(pool, config)
+    roots = roots_of(pool, config.clean)
     found = find(roots)
     _say_found(found, pool, reporter)
     identity, options = _identity(found, roots, config), _options(config)
@@ -149,7 +147,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
         elif config.clean_where is not None:
             is_clean = partial(where, predicate=config.clean_where)
         before, rows = choose(before, _collect(fresh, run), is_clean, config.duplicates, run.reporter)
-        if _is(rows, "status", "ok").any():
+        if is_(rows, "status", "ok").any():
             shutil.copyfile(before.classifier, run.work.folder / CLASSIFIER)
             classifier, _ = trained(rows, metadata.space, run)
             measure(rows, classifier, metadata.space, run)
@@ -161,7 +159,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
 
 def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
     """What ``annotate`` would do, for --dry-run, from the names of the files alone."""
-    found = find(_roots(pool, config))
+    found = find(roots_of(pool, config.clean))
     return {
         **asdict(config),
         "clean": str(config.clean) if config.clean else None,
@@ -172,13 +170,6 @@ def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
         "noise_levels": len(sigma_grid()),
         "classifier_evaluations": len(found.candidates) * len(sigma_grid()) * config.draws,
     }
-
-
-def _roots(pool: Path, config: AnnotateConfig) -> Roots:
-    for path, what in ((pool, "pool"), (config.clean, "clean set")):
-        if path is not None and not path.exists() and not is_remote(address(path)):
-            raise UserError(f"there is no {what} at {path}: name a folder or an archive of pictures")
-    return roots_of(pool, config.clean)
 
 
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
@@ -238,10 +229,9 @@ def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) -
         if sheet:
             write_preview(sheet, records, mask, ranks(records, top.by, top.within), run.roots, workers=run.workers)
             run.reporter.say(f"the best, the worst and the border: {sheet}")
-    roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
-    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    records = replaced(records, "role", pa.array(np.where(mask, "clean", "pool"), pa.string()))
     records = settle_duplicates(records, config.duplicates)
-    ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
+    ok, clean = is_(records, "status", "ok"), is_(records, "role", "clean")
     if config.classifier is None:
         check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
     run.reporter.say(f"clean set: {(ok & clean).sum():,} of {ok.sum():,} usable pictures, by {how}")
@@ -274,7 +264,7 @@ def _space(records: pa.Table, run: Run) -> Space:
             )
         return space
     if resolution is None:
-        ok = records.filter(pa.array(_is(records, "status", "ok")))
+        ok = records.filter(pa.array(is_(records, "status", "ok")))
         short = float(np.median(np.minimum(ok["width"].to_numpy(), ok["height"].to_numpy())))
         resolution = 2 ** int(math.log2(min(256.0, short)))
         run.reporter.say(f"resolution {resolution}: the largest power of two <= the median short side ({short:g})")
@@ -300,7 +290,7 @@ def _annotated(
     records = replaced(records, "reason", pc.coalesce(curves["problem"], records["reason"]))
     for name in ("p_clean", "draws"):
         records = records.append_column(name, curves[name])
-    ok = _is(records, "status", "ok")
+    ok = is_(records, "status", "ok")
     for name in (*THRESHOLDS, "sigma_max"):
         records = records.append_column(name, pa.array(np.zeros(len(ok)), pa.float32(), mask=~ok))
     records = records.append_column("method", pa.nulls(len(records), pa.string()))

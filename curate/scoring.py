@@ -21,7 +21,7 @@ from . import digests, duplicates
 from .columns import vectors
 from .device import choose_device
 from .images import U8, decode
-from .known import read_about, with_column
+from .known import is_known, read_about, with_column
 from .manifest import Work, is_finished, write_table
 from .networks import Networks, ScoreConfig, load_networks
 from .parallel import map_in_order
@@ -50,18 +50,17 @@ def score_target(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Write `out`: of a pool a table of records and scores; of a manifest (.parquet) the same with scores added.
+    """Write `out`: of a pool a table of records and scores; of a manifest or such a table the same with more scores.
 
     Whatever else a manifest holds, its metadata too, stays as it is; a score that it has already is measured anew. The
     same command continues a run that was stopped. roots: where roots of a manifest lie now.
     Raises UserError when the target cannot be read, weights are missing, or `out` is another run's.
     """
     reporter, place = reporter or Reporter(), choose_device(device)
-    if target.suffix != ".parquet":
-        if not target.exists():
-            raise UserError(f"there is no pool or manifest at {target}: name a folder, a .zip or a .parquet")
+    pool = not is_known(target)
+    if pool:
         kept: dict[bytes, bytes] = {}
-        where = roots_of(target, None)
+        where = roots_of(target)
         found = find(where)
         if not found.candidates:
             raise UserError(f"there is no picture in {target}")
@@ -78,10 +77,9 @@ def score_target(
         return out
     networks = load_networks(config, place)  # before hours of reading, since weights may be missing
     with Work(out, run) as work:
-        if target.suffix != ".parquet":
+        if pool:
             table = settle_duplicates(usable(collect(found, where, work, workers, reporter)), "mark")
-        have = () if target.suffix == ".parquet" else tuple(SCORES)
-        names = [name for name in config.by if name not in have]
+        names = [name for name in config.by if not (pool and name in SCORES)]
         table = add_scores(table, names, networks, where, work, device=place, workers=workers, reporter=reporter)
         by = [] if not config.by else ["--by", ",".join(config.by)]
         command = shlex.join(["ambient", "score", str(target), *by, "-o", str(out)])

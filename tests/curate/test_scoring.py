@@ -28,6 +28,7 @@ from ambient.schemas.scored import read_scored
 from ambient.schemas.space import Space
 from manifests import rows
 from photo_pool import write_photo_pool
+from shards import png, write_pictures
 
 
 @pytest.fixture
@@ -83,6 +84,14 @@ def test_a_pool_becomes_a_table_without_thresholds(pool: Path, fake: list[str]) 
     assert row["cnniqa"] == pytest.approx(pixels.mean(), rel=1e-5)
     assert found["soft/torn.png"]["cnniqa"] is None
     assert fake == ["cnniqa"]
+
+
+def test_a_parquet_file_of_pictures_is_a_pool(tmp_path: Path) -> None:
+    run(write_pictures(tmp_path / "pictures.parquet", [png(0), png(1), b"torn"]), out="s.parquet")
+    assert read_scored(tmp_path / "s.parquet").roots == {"pool": str(tmp_path / "pictures.parquet")}
+    more = run(tmp_path / "s.parquet", "phash", out="more.parquet")
+    assert more["status"].to_pylist() == ["ok", "ok", "unreadable"]
+    assert more["phash"].null_count == 1
 
 
 def test_sql_over_a_table_of_scores(pool: Path) -> None:
@@ -265,10 +274,10 @@ def test_bad_targets_are_one_line(pool: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), pool.parent / "plain.parquet")
     (pool.parent / "empty").mkdir()
     for name, words in {
-        "nowhere": "there is no pool or manifest",
-        "none.parquet": "there is no manifest at",
+        "nowhere": "there is no pool at",
+        "none.parquet": "there is no pool at",
         "text.parquet": "not a readable Parquet",
-        "plain.parquet": "neither a manifest nor a table of scores",
+        "plain.parquet": "neither a column of pictures",
         "empty": "there is no picture",
     }.items():
         with pytest.raises(UserError, match=words):
