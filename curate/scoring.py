@@ -5,7 +5,7 @@ Scoring never filters: a picture that a measure cannot judge has no value there,
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .known import is_known, read_about, with_column
 from .manifest import Work, is_finished, write_table
 from .networks import Networks, ScoreConfig, load_networks
 from .parallel import map_in_order
-from .pool import find, settle_duplicates
+from .pool import Found, find, settle_duplicates
 from .reading import collect, usable
 from .reference import roots_of
 from .reporter import Advance, Reporter
@@ -57,35 +57,55 @@ def score_target(
     Raises UserError when the target cannot be read, weights are missing, or `out` is another run's.
     """
     reporter, place = reporter or Reporter(), choose_device(device)
-    pool = not is_known(target)
-    if pool:
-        kept: dict[bytes, bytes] = {}
-        where = roots_of(target)
-        found = find(where)
-        if not found.candidates:
-            raise UserError(f"there is no picture in {target}")
-        rows: Any = found.candidates.digest()
-    else:
-        if not config.by:
-            raise UserError("--by names the scores to add, such as --by clipiqa,noise")
-        kept, known = read_about(target)
-        where, table = known | (roots or {}), pq.read_table(target)
-        rows = [table["uri"].to_pylist(), table["id"].to_pylist()]
+    asked = _open(target, config, roots or {})
     contents = {name: digests.of_file(Path(given(name, file))) for name, file in config.weights.items()}
-    run = digests.of_json([asdict(config), contents, where, rows, __version__])
+    run = digests.of_json([asdict(config), contents, asked.roots, asked.rows, __version__])
     if is_finished(out, run, SCORED_KEY, overwrite=overwrite, reporter=reporter):
         return out
     networks = load_networks(config, place)  # before hours of reading, since weights may be missing
     with Work(out, run) as work:
-        if pool:
-            table = settle_duplicates(usable(collect(found, where, work, workers, reporter)), "mark")
-        names = [name for name in config.by if not (pool and name in SCORES)]
-        table = add_scores(table, names, networks, where, work, device=place, workers=workers, reporter=reporter)
-        by = [] if not config.by else ["--by", ",".join(config.by)]
-        command = shlex.join(["ambient", "score", str(target), *by, "-o", str(out)])
-        scored = Scored(run=run, roots=where, command=command, package_version=__version__, settings=asdict(config))
-        write_table(out, table.replace_schema_metadata({**kept, SCORED_KEY: scored.to_bytes()}))
+        table, names = asked.table, list(config.by)
+        if asked.found:
+            records = collect(asked.found, asked.roots, work, workers, reporter)
+            table, names = settle_duplicates(usable(records), "mark"), [name for name in names if name not in SCORES]
+        table = add_scores(table, names, networks, asked.roots, work, device=place, workers=workers, reporter=reporter)
+        by = ["--by", ",".join(config.by)] if config.by else []
+        scored = Scored(
+            run=run,
+            roots=asked.roots,
+            command=shlex.join(["ambient", "score", str(target), *by, "-o", str(out)]),
+            package_version=__version__,
+            settings=asdict(config),
+        )
+        write_table(out, table.replace_schema_metadata({**asked.kept, SCORED_KEY: scored.to_bytes()}))
     return out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """roots: where pictures lie. rows: what tells them from other pictures, as JSON. found: of a pool. table: of a
+    manifest, with the file metadata to keep."""
+
+    roots: Roots
+    rows: Any
+    found: Found | None = None
+    table: pa.Table | None = None
+    kept: dict[bytes, bytes] = field(default_factory=dict)
+
+
+def _open(target: Path, config: ScoreConfig, moved: Roots) -> _Asked:
+    if is_known(target):
+        if not config.by:
+            raise UserError("--by names the scores to add, such as --by clipiqa,noise")
+        kept, roots = read_about(target)
+        table = pq.read_table(target)
+        rows = [table[name].to_pylist() for name in ("uri", "id")]
+        return _Asked(roots=roots | moved, rows=rows, table=table, kept=kept)
+    roots = roots_of(target)
+    found = find(roots)
+    if not found.candidates:
+        raise UserError(f"there is no picture in {target}")
+    return _Asked(roots=roots, rows=found.candidates.digest(), found=found)
 
 
 def add_scores(
