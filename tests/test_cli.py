@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ambient import __version__, cli
+from in_process import run_command
 from manifests import rows, write
 from photo_pool import write_photo_pool
 
@@ -30,22 +31,9 @@ def ambient(*arguments: object, **options: object) -> subprocess.CompletedProces
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command in this process. Returns exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
-        handlers = [signal.getsignal(number) for number in numbers]
-        monkeypatch.setattr(sys, "argv", ["ambient", *map(str, arguments)])
-        try:
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
+    return lambda *words: (run_command(*words), *capsys.readouterr())
 
 
 @pytest.fixture

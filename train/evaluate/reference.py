@@ -32,17 +32,14 @@ class Reference:
     features: Tensor
 
 
-def reference_of(
-    source: Source, space: Space, extractor: Extractor, *, workers: int, reporter: Reporter, cache: Path | None = None
-) -> Reference:
+def reference_of(source: Source, space: Space, extractor: Extractor, *, workers: int, reporter: Reporter) -> Reference:
     """Features of a set of pictures, from the cache if it has been seen before, else computed and kept there.
 
-    cache: a folder, by default one of the user's. A file is named after the content of the pictures, the space and the
-    extractor, so it is never out of date.
+    A file of the cache is named after the content of the pictures, the space and the extractor, so it is never out of
+    date.
     """
     key = digests.of_json([_VERSION, source.fingerprint(), space.shape, extractor.digest])
-    folder = cache or cache_folder() / "features"
-    path = folder / f"{key}.safetensors"
+    path = cache_folder() / "features" / f"{key}.safetensors"
     if found := _stored(path, extractor.device):
         reporter.say(f"features of {source.name} ({found.moments.num:,} pictures) from the cache")
         return found

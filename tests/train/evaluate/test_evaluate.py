@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient import cli
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import read_metadata
@@ -26,13 +22,13 @@ from ambient.train.evaluate.quality import win_rate
 from ambient.train.evaluate.reference import reference_of
 from ambient.train.evaluate.sources import common_space, is_manifest, open_source, read
 from ambient.train.precondition import Denoiser
+from in_process import run_command
 from photo_pool import write_photo_pool
 from scipy import stats
 from small_pool import write_pool
 from trained_run import write_run
 
 QUIET = Reporter(quiet=True)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAST = EvalConfig(num=24)
 
 
@@ -40,15 +36,6 @@ FAST = EvalConfig(num=24)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ambient" / "features"
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """A command handles signals for as long as its process lives: here they are handed back."""
-    before = [signal.getsignal(number) for number in SIGNALS]
-    yield
-    for number, handler in zip(SIGNALS, before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +76,12 @@ def test_folders(pool: Path) -> None:
     assert set(table(soft)["measure"].to_pylist()) >= {*soft["measures"], "sharpness wins"}
 
 
-@pytest.mark.usefixtures("handlers")
 def test_the_command_prints_a_table_or_json_and_writes_a_file(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*options: str) -> tuple[int, str, str]:
-        words = ["ambient", "eval", str(pool / "soft"), "--reference", str(pool / "clean"), "--num", "20", *options]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
+        code = run_command("eval", pool / "soft", "--reference", pool / "clean", "--num", 20, *options)
+        return code, *capsys.readouterr()
 
     code, out, _ = run("-o", str(tmp_path / "result.json"), "--device", "cpu")
     written = json.loads((tmp_path / "result.json").read_text())
@@ -231,7 +214,7 @@ def test_the_reference_is_computed_once(pool: Path, cache: Path, monkeypatch: py
         reference_of(source.rows(range(50)), Space(resolution=16), extractor, workers=0, reporter=QUIET)
     monkeypatch.undo()
     file.write_bytes(file.read_bytes()[:100])
-    torn = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET, cache=cache)
+    torn = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET)
     torch.testing.assert_close(torn.features[:20], first.features, rtol=0, atol=0)
 
 
