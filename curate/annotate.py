@@ -100,8 +100,9 @@ def _lead(
     before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
     if before is None and is_finished(out, identity, METADATA_KEY, overwrite=overwrite, reporter=reporter):
         return
-    added = [before.metadata.fingerprint, before.fresh.candidates.digest()] if before else []
-    work_id = digests.of_json([identity, *added]) if before else identity
+    work_id = identity
+    if before:
+        work_id = digests.of_json([identity, before.metadata.fingerprint, before.fresh.candidates.digest()])
     with Work(out, work_id) as work:
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
