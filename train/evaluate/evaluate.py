@@ -80,7 +80,7 @@ def evaluate(
     theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
     space = common_space(ours, theirs)
     extractor, theirs = extractor_for(config, theirs, space, place, workers, reporter)
-    check_enough(len(ours), len(theirs))
+    _check_enough(len(ours), len(theirs))
     known = reference_of(theirs, space, extractor, workers=workers, reporter=reporter)
     features, _ = source_features(ours, space, extractor, workers=workers, reporter=reporter)
     warn_of_few(len(features), known.moments.num, features.shape[1], reporter)
@@ -130,7 +130,7 @@ def plan(samples: Path, reference: Path, config: EvalConfig, *, roots: Roots | N
     drawn = drawn_by(samples, config.num) if is_run(samples) else None
     num = config.num if drawn else min(config.num, count(samples, roots=roots))
     real = count(reference, where=config.where, roots=roots)
-    check_enough(num, real)
+    _check_enough(num, real)
     to_draw = num if drawn and not drawn.exists() else 0
     return {
         **asdict(config),
@@ -150,14 +150,6 @@ def is_run(path: Path) -> bool:
     return bool(folders(path))
 
 
-def draw(run: Path, num: int, *, device: str, reporter: Reporter) -> Path:
-    """The npz of ``num`` pictures of the run's newest checkpoint, drawn first if it is not there."""
-    out = drawn_by(run, num)
-    with writing(run):
-        out.parent.mkdir(exist_ok=True)
-    return generate(run, out, range(num), npz=True, batch_size=256, device=device, reporter=reporter)
-
-
 def drawn_by(run: Path, num: int) -> Path:
     """Where ``num`` pictures of the run's newest checkpoint are kept."""
     return run / _DRAWN / f"{folders(run)[-1].name}-{num}.npz"
@@ -168,10 +160,19 @@ def where_of(reference: Path, config: EvalConfig) -> str | None:
     return config.where or (CLEAN if is_manifest(reference) else None)
 
 
-def check_enough(num_samples: int, num_reference: int) -> None:
+def draw(run: Path, num: int, *, device: str, reporter: Reporter) -> Path:
+    """The npz of ``num`` pictures of the run's newest checkpoint, drawn first if it is not there."""
+    out = drawn_by(run, num)
+    with writing(run):
+        out.parent.mkdir(exist_ok=True)
+    return generate(run, out, range(num), npz=True, batch_size=256, device=device, reporter=reporter)
+
+
+def _check_enough(num_samples: int, num_reference: int) -> None:
     if min(num_samples, num_reference) < FEWEST:
         raise UserError(
-            f"{num_samples} samples and {num_reference} reference pictures are too few: {FEWEST} of each at least"
+            f"samples that can be read: {num_samples}, reference pictures: {num_reference}; {FEWEST} of each are "
+            "needed at least"
         )
 
 
