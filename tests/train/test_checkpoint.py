@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ambient.schemas.errors import UserError
-from ambient.train import checkpoint, metrics
+from ambient.train import checkpoint
 from ambient.train.checkpoint import Checkpoint, newest, write
 from torch.testing import assert_close
 
@@ -94,12 +94,3 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert newest_quietly(tmp_path) is None
-
-
-def test_metrics_are_cut_back(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"images": 10}\n{"images": 20}\n{"images": 30}\n{"ima')
-    metrics.cut(path, 20)
-    assert path.read_text() == '{"images": 10}\n{"images": 20}\n'
-    metrics.cut(path, 0)
-    assert path.read_text() == ""
