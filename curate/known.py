@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import ANNOTATION, METADATA_KEY, read_metadata, score_fields
+from ..schemas.manifest import ANNOTATION, METADATA_KEY, file_metadata, read_metadata, score_fields
 from ..schemas.scored import SCORED_KEY, read_scored
 from . import duplicates
 from .uris import Roots
@@ -15,13 +15,7 @@ from .uris import Roots
 
 def is_known(path: Path) -> bool:
     """Whether a file is a manifest or a table that `ambient score` wrote, and not a pool that is a Parquet file."""
-    if path.suffix != ".parquet" or not path.is_file():
-        return False
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError):
-        return False
-    return METADATA_KEY in metadata or SCORED_KEY in metadata
+    return not {METADATA_KEY, SCORED_KEY}.isdisjoint(file_metadata(path))
 
 
 def join_scores(records: pa.Table, path: Path) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata
+from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata, file_metadata
 from .reporter import Reporter
 from .whole import replacing, write_whole
 
@@ -122,9 +122,8 @@ def is_finished(out: Path, run: str, key: bytes, *, overwrite: bool, reporter: R
 
 def _run_of(path: Path, key: bytes) -> str | None:
     try:
-        about = json.loads((pq.read_schema(path).metadata or {})[key])
-        return str(about["run"])
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(file_metadata(path)[key])["run"])
+    except (KeyError, ValueError, TypeError):
         return None
 
 

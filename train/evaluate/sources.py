@@ -22,7 +22,7 @@ from ...curate.remote import address
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots, read_bytes, relocated
 from ...schemas.errors import UserError
-from ...schemas.manifest import MAIN_ROOT, METADATA_KEY, read_metadata
+from ...schemas.manifest import MAIN_ROOT, METADATA_KEY, file_metadata, read_metadata
 from ...schemas.space import Space
 
 CLEAN = "role = 'clean'"
@@ -136,12 +136,7 @@ def common_space(samples: Source, reference: Source) -> Space:
 
 def is_manifest(path: Path) -> bool:
     """Whether a file is one of ``ambient annotate``, and not a pool that is a Parquet file."""
-    if path.suffix != ".parquet" or not path.is_file():
-        return False
-    try:
-        return METADATA_KEY in (pq.read_schema(path).metadata or {})
-    except pa.ArrowInvalid:
-        return False
+    return METADATA_KEY in file_metadata(path)
 
 
 def _from_npz(path: Path) -> Source:
