@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -16,7 +15,7 @@ from ambient.curate.archives import read_member
 from ambient.curate.pool import find
 from ambient.curate.uris import close_archives, read_bytes
 from ambient.schemas.errors import UserError
-from shards import Members, png, records_of, write_tar, write_zip
+from shards import Members, good_at_once, png, records_of, write_tar, write_zip
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -178,27 +177,12 @@ def test_a_zip_member_with_wrong_bytes_is_a_row(tmp_path: Path) -> None:
 def test_threads_and_forked_processes_read_at_once(tmp_path: Path, name: str) -> None:
     members = {f"{n}.bin": os.urandom(3000) for n in range(60)}
     path = str((write_tar if name == "a.tar" else write_zip)(tmp_path / name, members))
-    wrong = []
 
     def read(step: int) -> bool:
-        good = all(read_member(path, f"{k * step % 60}.bin") == members[f"{k * step % 60}.bin"] for k in range(400))
-        wrong.extend([] if good else [step])
-        return good
+        return all(read_member(path, f"{k * step % 60}.bin") == members[f"{k * step % 60}.bin"] for k in range(400))
 
     read_member(path, "0.bin")
-    children = []
-    for step in (7, 11):
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if read(step) else 1)
-        children.append(child)
-    threads = [threading.Thread(target=read, args=(step,)) for step in (1, 13, 17)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert good_at_once(read, threads=(1, 13, 17), processes=(7, 11))
 
 
 def test_a_tar_is_listed_twice_at_most_however_many_others_are_read(tmp_path: Path, monkeypatch) -> None:

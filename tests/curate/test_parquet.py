@@ -1,7 +1,6 @@
 """Parquet files of pictures as ``datasets`` writes them, and lists of paths, as pools."""
 
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from ambient.curate.uris import read_bytes
 from ambient.schemas.errors import UserError
 from awkward import picture
 from PIL import Image
-from shards import IMAGE, png, records_of, write_pictures
+from shards import IMAGE, good_at_once, png, records_of, write_pictures
 
 
 @pytest.mark.parametrize("as_root", [True, False])
@@ -75,25 +74,14 @@ def test_rows_in_any_order_from_threads_and_after_a_fork(tmp_path: Path, monkeyp
     monkeypatch.setattr(parquet, "_BATCHES", 1)
     data = [os.urandom(3000) for _ in range(50)]
     write_pictures(tmp_path / "a.parquet", data, group=7)
-    roots, wrong = {"pool": str(tmp_path)}, []
+    roots = {"pool": str(tmp_path)}
 
     def read(seed: int) -> bool:
         order = np.random.default_rng(seed).integers(50, size=300).tolist()
-        good = all(read_bytes(f"a.parquet!/row-{row:09d}", roots) == data[row] for row in order)
-        wrong.extend([] if good else [seed])
-        return good
+        return all(read_bytes(f"a.parquet!/row-{row:09d}", roots) == data[row] for row in order)
 
     assert read(0)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if read(1) else 1)
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in (2, 3, 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert os.waitpid(child, 0)[1] == 0
+    assert good_at_once(read, threads=(2, 3, 4), processes=[1])
     for name in ("row-000000050", "row--00000001", "a.png"):
         with pytest.raises(KeyError):
             read_bytes(f"a.parquet!/{name}", roots)
