@@ -5,17 +5,15 @@ Heavy imports live inside the commands, so that ``ambient --help`` answers at on
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from . import __version__
+from .curate.signals import Stopped, let_readers_leave, stop_at_once, until_signal
 from .schemas.errors import UserError
 
 app = typer.Typer(
@@ -28,17 +26,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 _CORES = min(32, os.cpu_count() or 1)
-Workers = Annotated[int, typer.Option(help="Threads or processes that read pictures.", min=0)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
-Per = Literal["picture", "source"]
-PerGroup = Literal["picture", "source", "label", "quality"]
-Use = Literal["estimate", "hi"]
-Duplicates = Literal["mark", "keep"]
-Solver = Literal["heun", "euler"]
+
+# Options of several commands.
+Manifest = Annotated[Path, typer.Argument(help="A manifest.")]
 Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where a root of the manifest lies now.")]
+Epsilon = Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")]
+Preset = Annotated[str, typer.Option(help="smoke (CPU, minutes) or small (GPU, minutes).")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as lr=1e-3; repeatable.")]
+Features = Annotated[
+    str, typer.Option(help="texture (built in), labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.")
+]
+FeatureWeights = Annotated[
+    list[str] | None, typer.Option("--weights", help="FEATURES=FILE: a local copy of its weights.")
+]
+Where = Annotated[str | None, typer.Option(help="SQL predicate: rows of a reference manifest; default: the clean.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(help="Threads or processes that read pictures.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; of rows, one object each.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another command wrote.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 
 
 @app.command()
@@ -53,24 +61,20 @@ def annotate(
     scores: Annotated[Path | None, typer.Option(help="Table of `ambient score` whose scores may rank.")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Of an earlier run; nothing is trained.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Also show the clean set in OUT.clean.png.")] = False,
-    resolution: Annotated[
-        int | None, typer.Option(help="Side of the training pictures; default: fits the pool.")
-    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side to train at; default: fits the pool.")] = None,
     channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (grey).")] = 3,
-    epsilon: Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")] = 0.05,
+    epsilon: Epsilon = 0.05,
     draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 6,
-    per: Annotated[Per, typer.Option(help="One threshold per picture, or per source.")] = "picture",
-    steps: Annotated[
-        int | None, typer.Option(help="Most steps of the classifier; default: 1,000, on a GPU 8,000.")
-    ] = None,
+    per: Annotated[Literal["picture", "source"], typer.Option(help="What has a threshold of its own.")] = "picture",
+    steps: Annotated[int | None, typer.Option(help="The classifier's, at most; default: 1,000, GPU 8,000.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = _CORES,
     accept_indistinguishable: Annotated[
         bool, typer.Option("--accept-indistinguishable", help="Go on when clean and other pictures look the same.")
     ] = False,
-    duplicates: Annotated[Duplicates, typer.Option(help="Mark copies, or keep them usable.")] = "mark",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run's manifest.")] = False,
+    duplicates: Annotated[Literal["mark", "keep"], typer.Option(help="Mark copies, or keep them usable.")] = "mark",
+    overwrite: Overwrite = False,
     update: Annotated[bool, typer.Option("--update", help="Add what is new or changed; the rest stays.")] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -84,10 +88,8 @@ def annotate(
     from .curate.annotate import annotate as run_annotation
     from .curate.annotate import plan
     from .curate.config import AnnotateConfig
-    from .curate.query import query
     from .curate.ranks import top_of
-    from .curate.reporter import Reporter
-    from .curate.tables import print_table
+    from .curate.show import print_sources
 
     config = AnnotateConfig(
         clean=clean,
@@ -109,35 +111,28 @@ def annotate(
         _print_json(plan(pool, config))
         return
     run_annotation(
-        pool,
-        out,
-        config,
-        device=device,
-        workers=workers,
-        overwrite=overwrite,
-        update=update,
-        preview=preview,
-        reporter=Reporter(),
+        pool, out, config, device=device, workers=workers, overwrite=overwrite, update=update, preview=preview
     )
-    if os.environ.get("RANK", "0") == "0":  # of several processes, started by torchrun, one speaks
-        print_table(query(out, "FROM by_source"))
+    print_sources(out)
 
 
 @app.command()
 def threshold(
-    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
-    epsilon: Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")] = 0.05,
-    per: Annotated[PerGroup, typer.Option(help="One threshold per picture, source, label or tenth.")] = "picture",
+    epsilon: Epsilon = 0.05,
+    per: Annotated[
+        Literal["picture", "source", "label", "quality"], typer.Option(help="What has a threshold of its own.")
+    ] = "picture",
     by: Annotated[str | None, typer.Option(help="Score whose tenths --per quality takes.")] = None,
     sigma_min: Annotated[float | None, typer.Option(help="Of all, or of those that --quantile picks.")] = None,
     quantile: Annotated[str | None, typer.Option(help="Score: the lowest --share get --sigma-min, others 0.")] = None,
     share: Annotated[float, typer.Option(help="Of the pictures that are not clean, for --quantile.")] = 0.9,
     rule: Annotated[str | None, typer.Option(help="SQL expression over the columns of the manifest.")] = None,
-    use: Annotated[Use, typer.Option(help="hi takes the upper end of each interval: the careful choice.")] = "estimate",
+    use: Annotated[Literal["estimate", "hi"], typer.Option(help="hi: the careful end of intervals.")] = "estimate",
     floor: Annotated[float, typer.Option(help="Least sigma_min of a picture that is not clean.")] = 0.0,
     cap: Annotated[float, typer.Option(help="Largest finite sigma_min.")] = float("inf"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Decide sigma_min again from the stored curves, or by a rule: seconds, no GPU, no pictures.
 
@@ -146,10 +141,8 @@ def threshold(
     Example: ambient threshold manifest.parquet -o careful.parquet --use hi --per source
     """
     from .curate.decide import Rule
-    from .curate.query import query
-    from .curate.reporter import Reporter
     from .curate.rethreshold import rethreshold
-    from .curate.tables import print_table
+    from .curate.show import print_sources
 
     decided = Rule(
         epsilon=epsilon,
@@ -163,13 +156,13 @@ def threshold(
         floor=floor,
         cap=cap,
     )
-    rethreshold(manifest, out, decided, overwrite=overwrite, reporter=Reporter())
-    print_table(query(out, "FROM by_source"))
+    rethreshold(manifest, out, decided, overwrite=overwrite)
+    print_sources(out)
 
 
 @app.command()
 def score(
-    target: Annotated[Path, typer.Argument(help="Folder or .zip of pictures, or a manifest (.parquet).")],
+    target: Annotated[Path, typer.Argument(help="A pool, as of `ambient annotate`, or a manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")] = Path("scores.parquet"),
     by: Annotated[
         str | None,
@@ -185,7 +178,7 @@ def score(
     root: Root = None,
     device: Device = "auto",
     workers: Workers = _CORES,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run's table.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure the quality of every picture: one column per measure, to ask about, to rank by, to filter with.
 
@@ -194,28 +187,26 @@ def score(
 
     Example: ambient score ./pool --by clipiqa,phash -o scores.parquet
     """
+    from .curate.arguments import moved_roots, named
     from .curate.clip import prompts_of
+    from .curate.networks import ScoreConfig
     from .curate.openclip import ClipConfig
-    from .curate.reporter import Reporter
-    from .curate.scoring import ScoreConfig, score_target
+    from .curate.scoring import score_target
 
     config = ScoreConfig(
         by=tuple(name.strip() for name in by.split(",")) if by else (),
         clip=ClipConfig(model=clip_model, pretrained=clip_pretrained, prompts=prompts_of(prompts)),
-        weights=_named(weights, "--weights", "measure=FILE"),
+        weights=named(weights, "--weights", "measure=FILE"),
     )
-    roots, reporter = _pairs(root), Reporter()
-    score_target(
-        target, out, config, device=device, workers=workers, roots=roots, overwrite=overwrite, reporter=reporter
-    )
+    score_target(target, out, config, device=device, workers=workers, roots=moved_roots(root), overwrite=overwrite)
 
 
 @app.command()
 def sql(
-    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    manifest: Manifest,
     query: Annotated[str | None, typer.Argument(help="One SQL statement (DuckDB); none: a prompt.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
+    as_json: Json = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result: .parquet or .csv.")] = None,
     param: Annotated[list[str] | None, typer.Option(help="name=value of $name in the query; repeatable.")] = None,
 ) -> None:
@@ -226,32 +217,15 @@ def sql(
 
     Example: ambient sql manifest.parquet 'SELECT source, count(*) FROM usable($s) GROUP BY ALL' --param s=0.5
     """
-    from .curate.query import parameter
-    from .curate.query import query as ask
-    from .curate.tables import print_table, to_csv, to_json_lines, write_result
+    from .curate.ask import ask
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word, as it ends cat
-    if csv + as_json + (out is not None) > 1:
-        raise UserError("--csv, --json and -o say where the result goes: give one of them")
-    if out is not None and out.resolve() == manifest.resolve():
-        raise UserError(f"{out} is the manifest itself: name another file")
-    if query is None and sys.stdin.isatty():
-        from .curate.prompt import prompt
-
-        prompt(manifest)
-        return
-    table = ask(manifest, sys.stdin.read() if query is None else query, dict(map(parameter, param or [])))
-    if out is not None:
-        write_result(table, out)
-    elif csv or as_json:
-        sys.stdout.write(to_csv(table) if csv else to_json_lines(table))
-    else:
-        print_table(table)
+    let_readers_leave()
+    ask(manifest, query, csv=csv, as_json=as_json, out=out, parameters=param)
 
 
 @app.command()
 def report(
-    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     root: Root = None,
 ) -> None:
@@ -261,39 +235,34 @@ def report(
 
     Example: ambient report manifest.parquet -o report.html
     """
+    from .curate.arguments import moved_roots
     from .curate.report.page import report as write_report
 
-    write_report(manifest, out, roots=_pairs(root))
+    write_report(manifest, out, roots=moved_roots(root))
 
 
 @app.command()
 def show(
-    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    manifest: Manifest,
     uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Pictures, as the manifest names them.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print what a manifest knows of a picture: where it may be used, its scores, and its curve p_clean(sigma).
 
     Example: ambient show manifest.parquet cats/0001.jpg
     """
-    from .curate.show import pictures, print_picture
-    from .curate.tables import to_json_lines
+    from .curate.show import print_pictures
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    metadata, table = pictures(manifest, uris)
-    if as_json:
-        sys.stdout.write(to_json_lines(table))
-        return
-    for row in table.to_pylist():
-        print_picture(row, metadata)
+    let_readers_leave()
+    print_pictures(manifest, uris, as_json=as_json)
 
 
 @app.command()
 def train(
-    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="smoke (CPU, minutes) or small (GPU, minutes).")] = "smoke",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, such as lr=1e-3; repeatable.")] = None,
+    preset: Preset = "smoke",
+    settings: Settings = None,
     root: Root = None,
     device: Device = "auto",
     workers: Workers = _CORES,
@@ -305,20 +274,21 @@ def train(
 
     Example: ambient train manifest.parquet -o runs/first --set num_images=200000
     """
+    from .curate.arguments import moved_roots
     from .curate.reporter import Reporter
     from .train.config import TrainConfig
     from .train.loop import train as run_training
     from .train.plan import describe
     from .train.run import spoken
 
-    config = TrainConfig.from_settings(settings or [], preset=preset)
+    config, roots = TrainConfig.from_settings(settings or [], preset=preset), moved_roots(root)
     if dry_run:
-        _print_json(describe(manifest, config, roots=_pairs(root)))
+        _print_json(describe(manifest, config, roots=roots))
         return
-    stop, report = _until_signal(), spoken(Reporter())
-    run_training(manifest, out, config, device=device, roots=_pairs(root), workers=workers, stop=stop, report=report)
+    stop, report = until_signal(), spoken(Reporter())
+    run_training(manifest, out, config, device=device, roots=roots, workers=workers, stop=stop, report=report)
     if stop():
-        raise _Stopped
+        raise Stopped
 
 
 @app.command()
@@ -329,14 +299,12 @@ def sample(
     num: Annotated[int | None, typer.Option(help="How many pictures; 64 unless --seeds says.", min=1)] = None,
     seeds: Annotated[str | None, typer.Option(help="One picture per seed, such as 0-49999 or 1,5,9-12.")] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", "--label", help="Classes in turn, such as 3 or 0-9; default: all.")
+        str | None, typer.Option("--labels", "--label", help="Classes in turn: 3, 0-9; default: all.")
     ] = None,
     guidance: Annotated[float, typer.Option(help="Strength of guidance; 1 is none.")] = 1.0,
     guide: Annotated[Path | None, typer.Option(help="Run to guide by; default: the same, without a class.")] = None,
-    ema: Annotated[
-        float | None, typer.Option(help="Length of the average of the weights, such as 0.07; any will do.")
-    ] = None,
-    solver: Annotated[Solver, typer.Option(help="heun (second order) or euler.")] = "heun",
+    ema: Annotated[float | None, typer.Option(help="Length of the average of the weights, such as 0.07.")] = None,
+    solver: Annotated[Literal["heun", "euler"], typer.Option(help="Of second or first order.")] = "heun",
     steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1)] = 18,
     batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
     device: Device = "auto",
@@ -348,40 +316,31 @@ def sample(
 
     Example: ambient sample runs/first --num 50000 --seeds 0-49999 -o samples
     """
+    from .curate.arguments import numbers
     from .curate.reporter import Reporter
-    from .train.generate import SampleConfig, generate
+    from .train.generate import SampleConfig, generate, seeds_of
 
-    classes = None if labels is None else tuple(_numbers(labels, "--labels"))
+    classes = None if labels is None else tuple(numbers(labels, "--labels"))
     config = SampleConfig(solver=solver, steps=steps, guidance=guidance, ema_std=ema, labels=classes)
-    generate(
-        run,
-        npz or out,
-        _seeds(num, seeds),
-        config,
-        guide=guide,
-        npz=npz is not None,
-        batch_size=batch,
-        device=device,
-        reporter=Reporter(),
-    )
+    draw = partial(generate, run, npz or out, seeds_of(num, seeds), config)
+    draw(guide=guide, npz=npz is not None, batch_size=batch, device=device, reporter=Reporter())
 
 
 @app.command()
 def eval(
     samples: Annotated[Path, typer.Argument(help="A run, or a folder, npz or manifest of pictures.")],
     reference: Annotated[Path, typer.Option(help="Real pictures: a pool, or a manifest.")],
-    where: Annotated[str | None, typer.Option(help="SQL predicate: rows of a manifest; default: the clean.")] = None,
-    features: Annotated[
-        str, typer.Option(help="texture (built in), labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.")
-    ] = "texture",
-    weights: Annotated[list[str] | None, typer.Option(help="FEATURES=FILE: a local copy of its weights.")] = None,
+    where: Where = None,
+    features: Features = "texture",
+    weights: FeatureWeights = None,
     num: Annotated[int, typer.Option(help="Samples, at most; of a run so many are drawn.")] = 10_000,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     root: Root = None,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = 4,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure samples against real pictures, each measure with a 90 % interval.
 
@@ -390,14 +349,16 @@ def eval(
 
     Example: ambient eval runs/first --reference manifest.parquet --num 2000
     """
-    from .curate.reporter import Reporter
+    from .curate.arguments import moved_roots, named
     from .curate.tables import print_table
-    from .train.evaluate.evaluate import EvalConfig, evaluate, table, write_json
+    from .train.evaluate.evaluate import EvalConfig, evaluate, plan, table, write_json
 
-    named = _named(weights, "--weights", "FEATURES=FILE")
-    config = EvalConfig(features=features, weights=named, where=where, num=num, seed=seed)
-    roots, reporter = _pairs(root), Reporter()
-    result = evaluate(samples, reference, config, device=device, workers=workers, roots=roots, reporter=reporter)
+    files, roots = named(weights, "--weights", "FEATURES=FILE"), moved_roots(root)
+    config = EvalConfig(features=features, weights=files, where=where, num=num, seed=seed)
+    if dry_run:
+        _print_json(plan(samples, reference, config, roots=roots))
+        return
+    result = evaluate(samples, reference, config, device=device, workers=workers, roots=roots)
     if out is not None:
         write_json(out, result)
     if as_json:
@@ -408,18 +369,18 @@ def eval(
 
 @app.command()
 def compare(
-    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the comparison.")],
-    preset: Annotated[str, typer.Option(help="Of training: smoke (CPU) or small (GPU).")] = "smoke",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of training; repeatable.")] = None,
+    preset: Preset = "smoke",
+    settings: Settings = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each arm.")] = 3,
     fixed: Annotated[float | None, typer.Option(help="Another arm: one sigma_min for all that is not clean.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help='Another arm, name="SQL predicate": these as equal.')] = None,
     reference: Annotated[Path | None, typer.Option(help="Real pictures; default: held-out clean ones.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL predicate: rows of a reference manifest.")] = None,
+    where: Where = None,
     holdout: Annotated[float, typer.Option(help="Share of the clean pictures that no arm trains on.")] = 0.2,
-    features: Annotated[str, typer.Option(help="As of `ambient eval`.")] = "texture",
-    weights: Annotated[list[str] | None, typer.Option(help="FEATURES=FILE: a local copy of its weights.")] = None,
+    features: Features = "texture",
+    weights: FeatureWeights = None,
     num: Annotated[int, typer.Option(help="Samples of each training.")] = 2_000,
     root: Root = None,
     device: Device = "auto",
@@ -433,7 +394,7 @@ def compare(
 
     Example: ambient compare manifest.parquet -o cmp --set num_images=200000 --arm sharp="sharpness > -2"
     """
-    from .curate.reporter import Reporter
+    from .curate.arguments import moved_roots, named
     from .curate.tables import print_table
     from .train.config import TrainConfig
     from .train.evaluate import compare as comparison
@@ -444,9 +405,9 @@ def compare(
         train=TrainConfig.from_settings(settings or [], preset=preset),
         seeds=seeds,
         fixed=fixed,
-        more=tuple(chosen(name, sql) for name, sql in _named(arm, "--arm", 'name="SQL predicate"').items()),
+        more=tuple(chosen(name, sql) for name, sql in named(arm, "--arm", 'name="SQL predicate"').items()),
         features=features,
-        weights=_named(weights, "--weights", "FEATURES=FILE"),
+        weights=named(weights, "--weights", "FEATURES=FILE"),
         reference=reference,
         where=where,
         holdout=holdout,
@@ -455,12 +416,10 @@ def compare(
     if dry_run:
         _print_json(comparison.plan(manifest, config))
         return
-    stop, reporter, roots = _until_signal(), Reporter(), _pairs(root)
-    results = comparison.compare(
-        manifest, out, config, device=device, roots=roots, workers=workers, stop=stop, reporter=reporter
-    )
+    stop, roots = until_signal(), moved_roots(root)
+    results = comparison.compare(manifest, out, config, device=device, roots=roots, workers=workers, stop=stop)
     if stop():
-        raise _Stopped
+        raise Stopped
     print_table(comparison.table(results))
     for verdict in verdicts(results):
         typer.echo(verdict.sentence())
@@ -468,7 +427,7 @@ def compare(
 
 @app.command()
 def corrupt(
-    pool: Annotated[Path, typer.Argument(help="Folder or .zip of pictures.")],
+    pool: Annotated[Path, typer.Argument(help="As of `ambient annotate`.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must be new.")],
     kinds: Annotated[
         list[str] | None,
@@ -494,10 +453,7 @@ def corrupt(
 
 
 @app.command()
-def doctor(
-    device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
-) -> None:
+def doctor(device: Device = "auto", as_json: Json = False) -> None:
     """Look at this machine, its GPUs, packages and weights, and check on a small task that it computes what it should.
 
     Takes about ten seconds; exit code 1 when something is wrong.
@@ -508,11 +464,7 @@ def doctor(
     from .train.doctor import print_checks
 
     checks = examine(device=device)
-    if as_json:
-        for check in checks:
-            typer.echo(json.dumps(asdict(check)))
-    else:
-        print_checks(checks)
+    print_checks(checks, as_json=as_json)
     if any(check.ok is False for check in checks):
         raise typer.Exit(1)
 
@@ -527,25 +479,23 @@ def demo(
 
     Example: ambient demo --out demo
     """
-    from .curate.reporter import Reporter
     from .train.demo import demo as run_demo
 
-    run_demo(out, device=device, minutes=minutes, reporter=Reporter())
+    run_demo(out, device=device, minutes=minutes)
 
 
 def main() -> NoReturn:
     """Run a command: exit code 2 and one line for what the user can put right, 130 when stopped, else a traceback."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    stop_at_once()
     try:
         app(args=arguments, prog_name="ambient", standalone_mode=True)
     except UserError as error:
         if debug:
             raise
         _fail(str(error), 2)
-    except _Stopped:
+    except Stopped:
         _fail("stopped; the same command continues", 130)
     sys.exit(0)
 
@@ -560,71 +510,9 @@ def _options(
         raise typer.Exit
 
 
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM came. Not KeyboardInterrupt, with which Typer ends the program itself, without a word."""
-
-
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Stopped
-
-
-def _until_signal() -> Callable[[], bool]:
-    """A function that says whether Ctrl-C or SIGTERM has come; a second signal does not wait."""
-    came = []
-
-    def remember(_number: int, _frame: FrameType | None) -> None:
-        came.append(True)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, remember)
-    return lambda: bool(came)
-
-
 def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"ambient: {message}", err=True)
     sys.exit(code)
-
-
-def _pairs(roots: list[str] | None) -> dict[str, str]:
-    """``name=path`` options as a dictionary of absolute paths and urls."""
-    from .curate.remote import address
-
-    return {name: address(Path(path)) for name, path in _named(roots, "--root", "name=path").items()}
-
-
-def _named(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
-    """What ``name=value`` options say."""
-    named = {}
-    for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals or not value:
-            raise UserError(f"{option} is written {form}, not {text!r}")
-        named[name] = value
-    return named
-
-
-def _seeds(num: int | None, seeds: str | None) -> Sequence[int]:
-    """The seeds that --num and --seeds name."""
-    if seeds is None:
-        return range(num or 64)
-    numbers = _numbers(seeds, "--seeds")
-    if num not in (None, len(numbers)):
-        raise UserError(f"--num is {num}, but --seeds names {len(numbers)}: leave one of them out")
-    return numbers
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    """``1,5,9-12`` as [1, 5, 9, 10, 11, 12]."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        last = last if dash else first
-        if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
-            raise UserError(f"{option} is written as numbers and ranges, such as 0-49999 or 1,5,9-12, not {text!r}")
-        numbers += range(int(first), int(last) + 1)
-    return numbers
 
 
 def _print_json(value: object) -> None:

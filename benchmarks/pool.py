@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ambient.curate.annotate import RECORDS_PER_PART
 from ambient.curate.candidates import Candidates
 from ambient.curate.manifest import fingerprint, write_table
 from ambient.curate.pool import Found, find, mark_duplicates, scan, to_table
+from ambient.curate.reading import RECORDS_PER_PART
 from PIL import Image
 
 

@@ -18,30 +18,33 @@ import torch
 
 from .. import __version__
 from ..schemas.errors import UserError
-from ..schemas.manifest import RECORD, THRESHOLDS, Metadata, manifest_schema, read_metadata, score_fields
+from ..schemas.manifest import METADATA_KEY, THRESHOLDS, Metadata, manifest_schema, score_fields
 from ..schemas.space import Space
-from .columns import Rows, matrix
-from .columns import is_ as _is
+from . import digests
+from .columns import Rows, is_, matrix
 from .config import AnnotateConfig
 from .crossfit import CrossFitted, load_classifier
 from .decide import Rule, settle
 from .device import choose_device, fast_matmul
+from .known import join_scores, score_names
 from .learn import CLASSIFIER, trained
-from .manifest import Work, digest, fingerprint, replacing, sweep, write_manifest
+from .manifest import Work, fingerprint, is_finished, write_manifest
 from .measure import follow, measure
+from .networks import ScoreConfig, load_networks
 from .pool import Found, find, replaced, settle_duplicates
 from .preview import write_preview
 from .ranks import Top, agreement, best, ranks
+from .reading import collect, usable
 from .reference import check_split, in_clean_dir, roots_of, where
-from .remote import address, is_remote
 from .reporter import Reporter
 from .run import Run
 from .scores import COMBINED, SCORES
-from .scoring import ScoreConfig, add_scores, collect, join_scores, load_networks, score_names, usable
+from .scoring import add_scores
 from .team import Team, joined
 from .threshold import draw_noise, sigma_grid
 from .update import Past, choose, classifier_beside, join, past
 from .uris import Roots
+from .whole import replacing
 
 
 def annotate(
@@ -90,16 +93,16 @@ def _lead(
     reporter: Reporter,
 ) -> None:
     """What one process does, or the first of several."""
-    roots = _roots(pool, config)
+    roots = roots_of(pool, config.clean)
     found = find(roots)
     _say_found(found, pool, reporter)
     identity, options = _identity(found, roots, config), _options(config)
     before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
-    if before is None and _finished(out, identity, overwrite):
-        reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
-        sweep(out, identity)
+    if before is None and is_finished(out, identity, METADATA_KEY, overwrite=overwrite, reporter=reporter):
         return
-    work_id = digest([identity, before.metadata.fingerprint, before.fresh.candidates.digest()]) if before else identity
+    work_id = identity
+    if before:
+        work_id = digests.of_json([identity, before.metadata.fingerprint, before.fresh.candidates.digest()])
     with Work(out, work_id) as work:
         if work.discarded:
             reporter.say("the options or the pool have changed since the last run: starting again")
@@ -145,7 +148,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
         elif config.clean_where is not None:
             is_clean = partial(where, predicate=config.clean_where)
         before, rows = choose(before, _collect(fresh, run), is_clean, config.duplicates, run.reporter)
-        if _is(rows, "status", "ok").any():
+        if is_(rows, "status", "ok").any():
             shutil.copyfile(before.classifier, run.work.folder / CLASSIFIER)
             classifier, _ = trained(rows, metadata.space, run)
             measure(rows, classifier, metadata.space, run)
@@ -157,7 +160,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
 
 def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
     """What ``annotate`` would do, for --dry-run, from the names of the files alone."""
-    found = find(_roots(pool, config))
+    found = find(roots_of(pool, config.clean))
     return {
         **asdict(config),
         "clean": str(config.clean) if config.clean else None,
@@ -170,32 +173,15 @@ def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
     }
 
 
-def _roots(pool: Path, config: AnnotateConfig) -> Roots:
-    for path, what in ((pool, "pool"), (config.clean, "clean set")):
-        if path is not None and not path.exists() and not is_remote(address(path)):
-            raise UserError(f"there is no {what} at {path}: name a folder or an archive of pictures")
-    return roots_of(pool, config.clean)
-
-
 def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    return digest([_options(config), roots, found.candidates.digest(), __version__])
+    """Of everything that decides the manifest, of the files that are named their contents."""
+    contents = [path and digests.of_file(path) for path in (config.scores, config.classifier)]
+    return digests.of_json([_options(config), contents, roots, found.candidates.digest(), __version__])
 
 
 def _options(config: AnnotateConfig) -> str:
     given = {name: str(getattr(config, name)) for name in ("clean", "scores", "classifier")}
-    return digest({**asdict(config), **given})
-
-
-def _finished(out: Path, identity: str, overwrite: bool) -> bool:
-    if not out.exists():
-        return False
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: name the file to write, such as -o {out / 'manifest.parquet'}")
-    if overwrite:
-        return False
-    if read_metadata(out).run == identity:
-        return True
-    raise UserError(f"{out} was written with other options or for another pool: choose another -o or add --overwrite")
+    return digests.of_json({**asdict(config), **given})
 
 
 def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
@@ -244,10 +230,9 @@ def _choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) -
         if sheet:
             write_preview(sheet, records, mask, ranks(records, top.by, top.within), run.roots, workers=run.workers)
             run.reporter.say(f"the best, the worst and the border: {sheet}")
-    roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
-    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    records = replaced(records, "role", pa.array(np.where(mask, "clean", "pool"), pa.string()))
     records = settle_duplicates(records, config.duplicates)
-    ok, clean = _is(records, "status", "ok"), _is(records, "role", "clean")
+    ok, clean = is_(records, "status", "ok"), is_(records, "role", "clean")
     if config.classifier is None:
         check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
     run.reporter.say(f"clean set: {(ok & clean).sum():,} of {ok.sum():,} usable pictures, by {how}")
@@ -280,7 +265,7 @@ def _space(records: pa.Table, run: Run) -> Space:
             )
         return space
     if resolution is None:
-        ok = records.filter(pa.array(_is(records, "status", "ok")))
+        ok = records.filter(pa.array(is_(records, "status", "ok")))
         short = float(np.median(np.minimum(ok["width"].to_numpy(), ok["height"].to_numpy())))
         resolution = 2 ** int(math.log2(min(256.0, short)))
         run.reporter.say(f"resolution {resolution}: the largest power of two <= the median short side ({short:g})")
@@ -306,7 +291,7 @@ def _annotated(
     records = replaced(records, "reason", pc.coalesce(curves["problem"], records["reason"]))
     for name in ("p_clean", "draws"):
         records = records.append_column(name, curves[name])
-    ok = _is(records, "status", "ok")
+    ok = is_(records, "status", "ok")
     for name in (*THRESHOLDS, "sigma_max"):
         records = records.append_column(name, pa.array(np.zeros(len(ok)), pa.float32(), mask=~ok))
     records = records.append_column("method", pa.nulls(len(records), pa.string()))

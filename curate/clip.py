@@ -5,7 +5,6 @@ Wang, Chan and Loy, "Exploring CLIP for assessing the look and feel of images", 
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..schemas.errors import UserError
 from .images import U8
-from .openclip import ClipConfig, load, tokenizer
+from .openclip import ClipConfig, load, shown_as, tokenizer
 from .scorers import Scorer
 
 PATCHES = (32, 64, 128, 256, 512)
@@ -56,20 +55,17 @@ class _Network:
     """Pictures (N, 3, H, W) uint8 -> (N,) probability of the good prompt."""
 
     def __init__(self, config: ClipConfig, device: torch.device) -> None:
-        import open_clip
-
         self.device, name = device, config.model or MODEL
-        self.model = load("clipiqa", name, config, device)
+        self.model, _ = load("clipiqa", name, config, device)
         visual = self.model.visual
         any_size = hasattr(visual, "attnpool")
         if any_size:
             # As published: without positions, the network takes a picture of any size. One row of zeros is broadcast.
             width = visual.attnpool.positional_embedding.shape[1]
             visual.attnpool.positional_embedding = torch.nn.Parameter(torch.zeros(1, width, device=device))
-        cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(self.model)
-        side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-        self.shown = _any_size if any_size else (lambda _: int(side))
-        self.mean, self.std = (torch.tensor(cfg[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
+        side, *colours = shown_as(self.model)
+        self.shown = _any_size if any_size else (lambda _: side)
+        self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in colours)
         tokens = tokenizer(name)(list(config.prompts)).to(device)
         with torch.inference_mode():
             self.text = self.model.encode_text(tokens, normalize=True).float()

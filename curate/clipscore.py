@@ -32,7 +32,7 @@ class Embedder:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         name = config.model or MODEL
-        self.device, self.model = device, load(measure, name, config, device)
+        self.device, (self.model, _) = device, load(measure, name, config, device)
         cfg = PreprocessCfg(**open_clip.get_model_preprocess_cfg(self.model))
         self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (cfg.mean, cfg.std))
         cfg.mean, cfg.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

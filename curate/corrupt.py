@@ -6,7 +6,6 @@ number ranks among those of the pool.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +19,14 @@ from PIL import Image
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
+from . import digests
 from .corruptions import Corruption, parse
 from .images import U8, decode, unusable
 from .parallel import map_in_order
 from .pool import Record, content_id, find, scan
 from .remote import address
 from .uris import Roots, read_bytes, split_uri
+from .whole import replacing, write_whole, writing
 
 __all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
 
@@ -91,14 +92,13 @@ def corrupt(
     steps = _Steps(progress, 2 * len(found.candidates))
     records = list(steps.count(scan(found, roots, workers=workers)))
     tasks = _plan(records, roots, list(corruptions), fraction, seed)
-    try:
+    with writing(out):
         _claim(out, records, corruptions, fraction, seed)
         write = partial(_write, out=out, roots=roots, seed=seed)
         rows = steps.count(map_in_order(write, tasks, workers=workers, processes=True))
         table = pa.Table.from_pylist(list(rows), schema=TABLE)
-        _replace(out / TABLE_NAME, lambda path: pq.write_table(table, path))
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
+        with replacing(out / TABLE_NAME) as path:
+            pq.write_table(table, path)
     return table
 
 
@@ -126,7 +126,7 @@ def _check_places(pool: Path, out: Path) -> None:
 
 def _claim(out: Path, records: list[Record], corruptions: Sequence[Corruption], fraction: float, seed: int) -> None:
     """Write down in ``out`` which command fills it, or check that it was this one."""
-    content = hashlib.blake2b(json.dumps([[r["uri"], r["id"]] for r in records]).encode(), digest_size=16).hexdigest()
+    content = digests.of_json([[r["uri"], r["id"]] for r in records])
     names = [corruption.name for corruption in corruptions]
     command = {"corruptions": names, "fraction": fraction, "seed": seed, "pool": content}
     note = out / _COMMAND_NAME
@@ -137,7 +137,7 @@ def _claim(out: Path, records: list[Record], corruptions: Sequence[Corruption], 
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
-    _replace(note, lambda path: path.write_text(json.dumps(command)))
+    write_whole(note, json.dumps(command).encode())
 
 
 def _plan(
@@ -212,7 +212,8 @@ def _write(task: _Task, out: Path, roots: Roots, seed: int) -> dict[str, Any]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         # A short name of its own, hidden: one left by a kill is no picture, and the next run writes over it.
-        _replace(path, lambda part: Image.fromarray(pixels).save(part, "PNG"), f".{task.number}.part")
+        with replacing(path, name=f".{task.number}.part", synced=False) as part:
+            Image.fromarray(pixels).save(part, "PNG")
     name = CLEAN if corruption is None else corruption.name
     return row | {"uri": task.uri, "id": content_id(path.read_bytes()), "corruption": name}
 
@@ -226,13 +227,3 @@ def _pixels(record: Record, roots: Roots) -> U8:
     except Exception as error:  # noqa: BLE001 (any file may fail in any way)
         reason = unusable(error).reason
     raise UserError(f"{record['uri']} was good a moment ago, but now: {reason}. Run the command again")
-
-
-def _replace(path: Path, write: Callable[[Path], object], name: str = ".part") -> None:
-    """Write a file under another name, then rename it, so that what bears the name is complete."""
-    part = path.with_name(name)
-    try:
-        write(part)
-        os.replace(part, path)  # noqa: PTH105
-    finally:
-        part.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ Which fold a picture is in depends on its content id and the seed alone, so it c
 pictures that are added later too.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -18,9 +17,11 @@ from torch import Tensor, nn
 
 from ..schemas.errors import UserError
 from ..schemas.space import Space
+from . import digests
 from .classifier import ClassifierConfig, QualityClassifier
 from .damage import Damage
 from .noise import Purpose, words
+from .whole import write_whole
 
 FOLDS = 2
 
@@ -84,10 +85,8 @@ def save_classifier(path: Path, classifier: CrossFitted) -> str:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     data = save(tensors, metadata={"ambient-classifier": json.dumps(header, sort_keys=True)})
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    write_whole(path, data)
+    return digests.of_bytes(data)
 
 
 def load_classifier(path: Path) -> tuple[CrossFitted, str]:
@@ -108,7 +107,7 @@ def load_classifier(path: Path) -> tuple[CrossFitted, str]:
         classifier.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} is not a classifier written by this version of ambient ({error})") from error
-    return classifier.eval(), hashlib.blake2b(data, digest_size=16).hexdigest()
+    return classifier.eval(), digests.of_bytes(data)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

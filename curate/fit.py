@@ -4,8 +4,8 @@ Arxiv 2506.10038, section 3.1: binary cross-entropy, half of every batch from ea
 paper 5.34 -> 6.04 FID).
 
 A member trains without its fold, which is therefore held out for it: its loss there says when to stop, its hits there
-are the accuracy that is reported. What the fold decides is shared by all of its pictures: how all members start, one number
-of steps for them, and the temperatures (curate/calibrate.py). No weight has seen a picture that it will judge.
+are the accuracy that is reported. What the fold decides is shared by all of its pictures: how the members start, one
+number of steps for all, and the temperatures (curate/calibrate.py). No weight has seen a picture that it will judge.
 """
 
 import copy

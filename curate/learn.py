@@ -19,7 +19,6 @@ from .crossfit import FOLDS, CrossFitted, folds_of, load_classifier, save_classi
 from .damage import find_damage
 from .fit import MIN_ACCURACY, FitConfig, Sample, cross_fit
 from .images import Unusable, load_many
-from .manifest import replacing
 from .noise import names_of
 from .run import Run
 from .spread import fold_spread
@@ -38,8 +37,7 @@ def trained(records: pa.Table, space: Space, run: Run) -> tuple[CrossFitted, str
     if not path.exists():
         given = run.config.classifier
         classifier = _train(records, space, run) if given is None else load_classifier(given)[0]
-        with replacing(path) as partial:
-            save_classifier(partial, classifier)
+        save_classifier(path, classifier)
     classifier, content_hash = load_classifier(path)
     return classifier.to(run.device), content_hash
 

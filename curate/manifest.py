@@ -1,57 +1,31 @@
 """Writing a manifest so that a kill at any moment costs a part, never the file.
 
-Finished parts lie in ``<manifest>.parts`` under their final names; every file is written under a temporary name, forced
-to disk and renamed. The folder belongs to one run: the digest of its options and of what was in the pool.
+Finished parts lie in ``<manifest>.parts``, each whole (whole.py). The folder belongs to one run:
+the digest of its options and of what was in the pool.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside path that becomes path when the block succeeds, and is removed when it does not.
-
-    Raises UserError when the disk is full or the folder cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: {path} was not written; free some space and run it again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
-        raise
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata, file_metadata
+from .reporter import Reporter
+from .whole import replacing, write_whole
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write one Parquet file, whole or not at all."""
     with replacing(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP_SIZE)
 
 
 def write_manifest(path: Path, table: pa.Table, schema: pa.Schema, metadata: Metadata) -> None:
@@ -60,11 +34,6 @@ def write_manifest(path: Path, table: pa.Table, schema: pa.Schema, metadata: Met
     with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for start in range(0, len(table), ROW_GROUP_SIZE):
             writer.write_table(_conform(table.slice(start, ROW_GROUP_SIZE), schema), row_group_size=ROW_GROUP_SIZE)
-
-
-def digest(value: Any) -> str:
-    """BLAKE2b-128 in hex of a JSON value."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def fingerprint(records: pa.Table) -> str:
@@ -112,8 +81,7 @@ class Work:
                 if path.name != "lock":
                     path.unlink()
                     self.discarded = True
-            with replacing(marker) as partial:
-                partial.write_text(self.run)
+            write_whole(marker, self.run.encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,12 +95,36 @@ class Work:
         return self.folder / f"{stage}-{number:06d}.parquet"
 
 
-def sweep(manifest: Path, run: str) -> None:
-    """Remove the parts of a run that was killed after its manifest was complete."""
-    work = Work(manifest, run)
+def is_finished(out: Path, run: str, key: bytes, *, overwrite: bool, reporter: Reporter) -> bool:
+    """Whether this run has written `out` before; then parts that a kill has left are removed, and it is said.
+
+    key: of the file metadata in which `out` names its run. Raises UserError where `out` is something else, unless it
+    may be overwritten.
+    """
+    if not out.exists():
+        return False
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: name the file to write, such as -o {out / 'manifest.parquet'}")
+    if overwrite:
+        return False
+    if _run_of(out, key) != run:
+        raise UserError(
+            f"{out} was written with other options, for another pool or by something else: choose another -o or add "
+            "--overwrite"
+        )
+    reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
+    work = Work(out, run)
     if work.folder.is_dir():
         with work:
             pass
+    return True
+
+
+def _run_of(path: Path, key: bytes) -> str | None:
+    try:
+        return str(json.loads(file_metadata(path)[key])["run"])
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -22,8 +22,8 @@ class ClipConfig:
     weights: str | None = None
 
 
-def load(measure: str, name: str, config: ClipConfig, device: torch.device) -> Any:
-    """The model of this name with the weights of a configuration, in evaluation mode.
+def load(measure: str, name: str, config: ClipConfig, device: torch.device) -> tuple[Any, str]:
+    """The model of this name with the weights of a configuration, in evaluation mode, and the file of these weights.
 
     measure: what an error says needs it. Raises UserError where the model or its weights cannot be had.
     """
@@ -51,7 +51,16 @@ def load(measure: str, name: str, config: ClipConfig, device: torch.device) -> A
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file} holds no weights of open_clip's {name} ({reason})") from error
-    return model.to(device).eval()
+    return model.to(device).eval(), file
+
+
+def shown_as(model: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """What pictures a model was trained on: their side, and the mean and standard deviation that they are given."""
+    import open_clip
+
+    cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
+    side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
+    return int(side), cfg["mean"], cfg["std"]
 
 
 def tokenizer(name: str) -> Any:

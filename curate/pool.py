@@ -1,6 +1,5 @@
 """Find every picture of a pool and describe each in one record. Nothing is left out silently."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import RECORD
+from . import digests
 from .beside import read_beside
 from .candidates import Candidate, Candidates
 from .images import Unusable, decode, unusable
@@ -69,7 +69,7 @@ def to_table(records: Iterable[Record]) -> pa.Table:
 
 def content_id(data: bytes) -> str:
     """BLAKE2b-128 of encoded bytes, 32 hex digits."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return digests.of_bytes(data)
 
 
 def settle_duplicates(table: pa.Table, how: Duplicates) -> pa.Table:

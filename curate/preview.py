@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .images import Unusable, decode
-from .manifest import replacing
 from .parallel import map_in_order
 from .uris import Roots, read_bytes
+from .whole import replacing
 
 _COLUMNS, _ROWS = 8, 2  # of each of the four parts
 _THUMB, _GAP, _TITLE = 128, 6, 26  # pixels

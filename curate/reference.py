@@ -10,15 +10,21 @@ from numpy.typing import NDArray
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
 from .query import matching
-from .remote import address
+from .remote import address, is_remote
 from .uris import Roots, is_archive, make_uri
 
 CLEAN_ROOT = "clean"
 MIN_SET = 10  # pictures in each of the two sets
 
 
-def roots_of(pool: Path, clean: Path | None) -> Roots:
-    """Roots of a pool and of a clean set: one of its own only when that lies outside the pool."""
+def roots_of(pool: Path, clean: Path | None = None) -> Roots:
+    """Roots of a pool and of a clean set: one of its own only when that lies outside the pool.
+
+    Raises UserError where nothing is there; what lies elsewhere is looked for later.
+    """
+    for path, what in ((pool, "pool"), (clean, "clean set")):
+        if path is not None and not path.exists() and not is_remote(address(path)):
+            raise UserError(f"there is no {what} at {path}: name a folder or an archive of pictures")
     roots = {MAIN_ROOT: address(pool)}
     if clean is not None and not clean.resolve().is_relative_to(pool.resolve()):
         roots[CLEAN_ROOT] = address(clean)

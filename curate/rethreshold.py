@@ -9,15 +9,18 @@ import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import manifest_schema, read_metadata, score_fields
+from . import digests
 from .decide import Rule, settle
-from .manifest import digest, write_manifest
+from .manifest import write_manifest
 from .reporter import Reporter
 
 _OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
 """Fields of a Rule whose option has another name."""
 
 
-def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = False, reporter: Reporter) -> Path:
+def rethreshold(
+    manifest: Path, out: Path, rule: Rule, *, overwrite: bool = False, reporter: Reporter | None = None
+) -> Path:
     """Write a manifest with the thresholds that a rule gives to the pictures of another, all else unchanged.
 
     Raises UserError when the manifest has no curves and the rule needs them, or when `out` exists.
@@ -33,10 +36,12 @@ def rethreshold(manifest: Path, out: Path, rule: Rule, *, overwrite: bool = Fals
         grid=np.array(metadata.sigma_grid),
         noise=np.array(metadata.draw_noise),
         spread=np.array(metadata.fold_spread),
-        reporter=reporter,
+        reporter=reporter or Reporter(),
     )
     words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]
-    metadata = replace(metadata, command=shlex.join(words), run=digest([metadata.run, words]), epsilon=rule.epsilon)
+    metadata = replace(
+        metadata, command=shlex.join(words), run=digests.of_json([metadata.run, words]), epsilon=rule.epsilon
+    )
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
     return out
 

@@ -1,6 +1,7 @@
-"""``ambient show``: what is known of a picture, with its curve drawn in characters."""
+"""What a manifest says of its sources, and of one picture, with its curve drawn in characters (``ambient show``)."""
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,28 @@ from ..schemas.errors import UserError
 from ..schemas.manifest import Metadata, read_metadata
 from ..schemas.usable import BETA
 from .query import query, rows_of
-from .tables import shown
+from .tables import print_table, shown, to_json_lines
 from .threshold import isotonic
 
 _HEIGHT = 11  # lines of a curve, from p_clean 0 to 1
 _FANCY = {"fit": "━", "point": "·", "tau": "┄", "axis": "│", "corner": "└", "base": "─", "cross": "▲", "span": "━"}
 _PLAIN = {"fit": "#", "point": ".", "tau": "-", "axis": "|", "corner": "+", "base": "-", "cross": "^", "span": "="}
+
+
+def print_sources(manifest: Path) -> None:
+    """Print what a manifest says of each source; of several processes, started by torchrun, one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print_table(query(manifest, "FROM by_source"))
+
+
+def print_pictures(manifest: Path, uris: list[str], *, as_json: bool = False) -> None:
+    """Print the rows with these uris on stdout: for people, or one JSON object a line. Raises as ``pictures``."""
+    metadata, table = pictures(manifest, uris)
+    if as_json:
+        sys.stdout.write(to_json_lines(table))
+        return
+    for row in table.to_pylist():
+        print_picture(row, metadata)
 
 
 def pictures(manifest: Path, uris: list[str]) -> tuple[Metadata, pa.Table]:

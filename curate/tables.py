@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..schemas.errors import UserError
-from .manifest import replacing
+from .whole import replacing
 
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 

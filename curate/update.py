@@ -4,7 +4,6 @@ The classifier and the clean set stay those that the manifest was made with, so 
 Whether a picture has changed is read from its bytes (its id), not from a time.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, read_metadata
+from . import digests
 from .parallel import map_in_order
-from .pool import Duplicates, Found, content_id, settle_duplicates
+from .pool import Duplicates, Found, content_id, replaced, settle_duplicates
 from .reporter import Reporter
 from .uris import Roots, read_bytes
 
@@ -51,7 +51,7 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
         raise UserError(f"--update needs the options that {manifest} was made with: {metadata.command}")
     if not classifier.is_file():
         raise UserError(f"the classifier that made {manifest} is not at {classifier}: put it back, or use --overwrite")
-    if hashlib.blake2b(classifier.read_bytes(), digest_size=16).hexdigest() != metadata.classifier:
+    if digests.of_file(classifier) != metadata.classifier:
         raise UserError(f"{classifier} is not the classifier that made {manifest}: put that back, or use --overwrite")
     old = pq.read_table(manifest)
     at = _unchanged(old, found, roots, workers, reporter)
@@ -108,8 +108,7 @@ def choose(
     mask = np.zeros(len(records), dtype=bool) if is_clean is None else is_clean(records)
     if is_clean is None:
         reporter.say("the clean set stays as it was: no new picture is clean")
-    roles = pa.array(np.where(mask, "clean", "pool"), pa.string()).dictionary_encode()
-    records = records.set_column(records.schema.get_field_index("role"), RECORD.field("role"), roles)
+    records = replaced(records, "role", pa.array(np.where(mask, "clean", "pool"), pa.string()))
     light = before.rows.select(RECORD.names).cast(RECORD)
     both = settle_duplicates(pa.concat_tables([light, records.select(RECORD.names)]).unify_dictionaries(), how)
     settled, fresh = both.slice(0, len(light)), both.slice(len(light))

@@ -112,6 +112,14 @@ class Metadata:
         return cls(**{**fields, "space": Space.from_json(fields["space"])})
 
 
+def file_metadata(path: Path) -> dict[bytes, bytes]:
+    """What a Parquet file says about itself, by key; nothing where there is no such file."""
+    try:
+        return pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+
+
 def read_metadata(path: Path) -> Metadata:
     """Metadata of the manifest at path.
 

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import UserError
-from .manifest import METADATA_KEY, RECORD
+from .manifest import METADATA_KEY, RECORD, file_metadata
 
 SCORED_VERSION = 1
 SCORED_KEY = b"ambient-scores"
@@ -32,10 +31,7 @@ class Scored:
 
 def is_scored_only(path: Path) -> bool:
     """Whether the file at path is a table of scores without thresholds. False for what is no Parquet file."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError):
-        return False
+    metadata = file_metadata(path)
     return SCORED_KEY in metadata and METADATA_KEY not in metadata
 
 

@@ -33,6 +33,11 @@ def picture(height: int = 24, width: int = 20) -> np.ndarray:
     return np.stack([40 + 6 * y + x, 30 + 9 * x, 220 - 5 * y - 3 * x], axis=-1).clip(0, 255).astype(np.uint8)
 
 
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(H, W, 3) uint8 without any order."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     data = io.BytesIO()
     image.save(data, form, **options)

@@ -48,6 +48,11 @@ def rows(num: int, **columns: Any) -> pa.Table:
     return pa.table(lists, schema=schema)
 
 
+def rows_of(manifest: Path) -> dict[str, dict]:
+    """uri -> row."""
+    return {row["uri"]: row for row in pq.read_table(manifest).to_pylist()}
+
+
 def write(path: Path, table: pa.Table, metadata: Metadata = METADATA) -> Path:
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), path)
     return path

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ambient import __version__, cli
-from ambient.schemas.errors import UserError
+from in_process import run_command
 from manifests import rows, write
 from photo_pool import write_photo_pool
 
@@ -31,22 +31,9 @@ def ambient(*arguments: object, **options: object) -> subprocess.CompletedProces
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command in this process. Returns exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
-        handlers = [signal.getsignal(number) for number in numbers]
-        monkeypatch.setattr(sys, "argv", ["ambient", *map(str, arguments)])
-        try:
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
+    return lambda *words: (run_command(*words), *capsys.readouterr())
 
 
 @pytest.fixture
@@ -92,7 +79,7 @@ def test_examples_are_accepted_by_the_parser(
     monkeypatch.chdir(tmp_path)
     if name in (takes_long := {"demo": None, "doctor": []}):
         monkeypatch.setattr(f"ambient.train.{name}.{name}", lambda *_, **__: takes_long[name])
-        monkeypatch.setattr("ambient.train.doctor.print_checks", lambda _: None)
+        monkeypatch.setattr("ambient.train.doctor.print_checks", lambda *_, **__: None)
     words = shlex.split(re.search(r"Example: ambient (.*)", inspect.getdoc(COMMANDS[name]))[1])
     code, _, err = run(*words)
     assert "Usage" not in err
@@ -238,7 +225,7 @@ def test_our_own_bugs_are_a_traceback(monkeypatch: pytest.MonkeyPatch, run: Call
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("ambient.curate.query.query", bug)
+    monkeypatch.setattr("ambient.curate.ask.query", bug)
     with pytest.raises(ZeroDivisionError):
         run("sql", manifest, "SELECT 1")
 
@@ -334,24 +321,3 @@ def test_installed_console_script_is_main() -> None:
 
     root = Path(cli.__file__).parent
     assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"] == {"ambient": "ambient.cli:main"}
-
-
-def test_roots() -> None:
-    assert cli._pairs(None) == {}
-    assert cli._pairs(["pool=/a=b", "clean=/c"]) == {"pool": "/a=b", "clean": "/c"}
-    for bad in ("pool", "pool="):
-        with pytest.raises(UserError, match="name=path"):
-            cli._pairs([bad])
-
-
-def test_numbers() -> None:
-    assert cli._numbers("1,5,9-12", "--seeds") == [1, 5, 9, 10, 11, 12]
-    assert cli._numbers("3", "--labels") == [3]
-    assert len(cli._seeds(50_000, "0-49999")) == 50_000
-    assert list(cli._seeds(3, None)) == [0, 1, 2]
-    assert len(cli._seeds(None, None)) == 64
-    for bad in ("", "a", "1,", "-3", "3-", "5-2", "1.5"):
-        with pytest.raises(UserError, match="--seeds is written"):
-            cli._numbers(bad, "--seeds")
-    with pytest.raises(UserError, match="--seeds names 2"):
-        cli._seeds(3, "0-1")

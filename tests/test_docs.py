@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from ambient import cli
-from ambient.curate.query import query
+from ambient.curate.pool import to_table
+from ambient.curate.query import matching, query
 from ambient.curate.scores import SCORES
 from ambient.curate.tables import print_table
 from ambient.schemas import manifest as schema
@@ -83,6 +84,26 @@ def test_command_lines_are_accepted(name: str, line: str) -> None:
     found = group.get_command(context, command)
     assert found is not None
     found.make_context(command, arguments, parent=context)
+
+
+@pytest.mark.parametrize("line", [line for _, line in shell_commands() if "--clean-where" in line])
+def test_predicates_are_about_columns_that_there_are(line: str) -> None:
+    words = shlex.split(line)
+    assert matching(to_table([]), words[words.index("--clean-where") + 1], "uri") == []
+
+
+def test_the_map_in_the_readme_is_of_files_that_there_are() -> None:
+    top = inner = ROOT
+    lines = re.search(r"```\n(schemas/ .*?)```", DOCUMENTS["README.md"], re.DOTALL)[1].splitlines()
+    for line in lines:
+        indent, folder = re.match(r"( *)(?:(\w+)/ )?", line).groups()
+        if indent == "":
+            top = inner = ROOT / (folder or "")
+        elif indent == "  ":
+            inner = top / (folder or "")
+        for name in re.findall(r"\w+\.(?:py|sql)\b", line):
+            assert (inner / name).exists(), f"{inner / name}"
+    assert len(lines) > 30
 
 
 def written(kind: pa.DataType) -> str:

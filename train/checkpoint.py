@@ -4,8 +4,8 @@ A folder is written under a temporary name, flushed to disk and renamed, so one 
 checksums tell whether it still is. Nothing is ever unpickled.
 """
 
-import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..curate import digests
+from ..curate.whole import PARTIAL, writing
 from ..schemas.errors import UserError
-from .files import PARTIAL, sync_folder, write_synced, writing
 
 _FORMAT = 1
 _STATE = "state.json"
@@ -56,7 +57,7 @@ def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             _write_files(partial, checkpoint)
             shutil.rmtree(final, ignore_errors=True)  # a damaged one that was trained past again
             partial.rename(final)
-            sync_folder(final.parent)
+            _sync_folder(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in folders(run)[:-keep]:
@@ -84,7 +85,7 @@ def read(folder: Path, parts: tuple[str, ...]) -> Checkpoint:
     """The checkpoint in this folder, with these parts. Raises Damaged, or UserError for another format."""
     try:
         state = json.loads((folder / _STATE).read_text())
-        if state.pop("checksum") != _checksum(_canonical(state)):
+        if state.pop("checksum") != digests.of_json(state):
             raise ValueError(f"{_STATE} does not have its checksum")
         if state["format"] != _FORMAT:
             raise UserError(f"{folder} has checkpoint format {state['format']}, not {_FORMAT}: use another version")
@@ -110,8 +111,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.parts.items():
         # safetensors stores memory in row order; channels-last weights are put in that order first.
         data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-        write_synced(folder / f"{name}.safetensors", data)
-        checksums[name] = _checksum(data)
+        _write_synced(folder / f"{name}.safetensors", data)
+        checksums[name] = digests.of_bytes(data)
     state = {
         "format": _FORMAT,
         "num_images": checkpoint.num_images,
@@ -119,22 +120,31 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "checksums": checksums,
         "about": checkpoint.about,
     }
-    state["checksum"] = _checksum(_canonical(state))
-    write_synced(folder / _STATE, json.dumps(state, indent=1).encode())
-    sync_folder(folder)
+    state["checksum"] = digests.of_json(state)
+    _write_synced(folder / _STATE, json.dumps(state, indent=1).encode())
+    _sync_folder(folder)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    """Write a file and flush it to disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_part(path: Path, checksum: str) -> Tensors:
     data = path.read_bytes()
-    if _checksum(data) != checksum:
+    if digests.of_bytes(data) != checksum:
         raise ValueError(f"{path.name} does not have its checksum")
     tensors: Tensors = load(data)
     return tensors
-
-
-def _canonical(state: dict[str, Any]) -> bytes:
-    return json.dumps(state, sort_keys=True).encode()
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,14 +1,16 @@
 """``ambient doctor``: what is here to work with, and whether it computes what it should."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import time
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -43,8 +45,11 @@ def doctor(*, device: str = "auto") -> list[Check]:
     return [*_machine(), *_gpus(), *_packages(), *_weights(), *_self_tests(place)]
 
 
-def print_checks(checks: list[Check]) -> None:
-    """Print the report on stdout: groups, and what to do about what is wrong."""
+def print_checks(checks: list[Check], *, as_json: bool = False) -> None:
+    """Print the report on stdout: groups, and what to do about what is wrong; or one JSON object a line."""
+    if as_json:
+        sys.stdout.writelines(json.dumps(asdict(check)) + "\n" for check in checks)
+        return
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     width = max(len(check.name) for check in checks)
     for group, members in groupby(checks, key=lambda check: check.group):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..curate.whole import write_whole
 from ..schemas.errors import UserError
-from .files import write_whole
 
 FOLDER = "ema"
 LONGEST = 0.28  # sigma_rel of gamma = 0, the plain mean of the whole run, is 0.2887

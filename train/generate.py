@@ -12,14 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..curate.arguments import numbers
 from ..curate.images import to_uint8
 from ..curate.noise import Purpose, normals
 from ..curate.reporter import Reporter
+from ..curate.whole import writing
 from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .config import TrainConfig
 from .device import device_of_process
-from .files import writing
 from .guidance import guided
 from .precondition import Denoiser
 from .samples import FOLDER_SIZE, Settings, check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
@@ -114,6 +115,16 @@ def generate(
             save_grid(result, load_pngs([path for seed in share[:_PREVIEW] if (path := find(out, seed, ".png"))]))
         reporter.say(f"{len(seeds):,} pictures in {out}" + ("" if npz else f"; the first of them: {result}"))
         return result
+
+
+def seeds_of(num: int | None, seeds: str | None) -> Sequence[int]:
+    """The seeds that ``--num`` and ``--seeds`` name: 0 ... num - 1, by default 64, or those written as ``0-9,12``."""
+    if seeds is None:
+        return range(num or _PREVIEW)
+    found = numbers(seeds, "--seeds")
+    if num not in (None, len(found)):
+        raise UserError(f"--num is {num}, but --seeds names {len(found)}: leave one of them out")
+    return found
 
 
 def initial_noise(seeds: Tensor, space: Space, sigma: float) -> Tensor:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..curate.images import U8, Unusable, decode, fit, to_unit, unusable
 from ..curate.parallel import map_in_order
+from ..curate.pool import content_id
 from ..curate.remote import is_remote
 from ..curate.uris import read_bytes
+from ..curate.whole import PARTIAL, replacing, writing
 from ..schemas.errors import UserError
 from .batches import Batch
-from .files import PARTIAL, writing
 from .rows import Rows
 
 Place = Literal["auto", "device", "cache", "stream"]
@@ -154,14 +155,11 @@ def _cached(path: Path, rows: Rows, workers: int, report: Callable[[int, int], N
     if not path.exists():
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-            try:
-                with partial.open("wb") as file:  # a mapped one would end the program where the disk is full
-                    for picture in _decoded(rows, workers, report):
-                        file.write(picture.tobytes())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        # Of a process's own, and not mapped, which would end the program where the disk is full.
+        name = f"{path.name}.{os.getpid()}{PARTIAL}"
+        with replacing(path, name=name, synced=False) as partial, partial.open("wb") as file:
+            for picture in _decoded(rows, workers, report):
+                file.write(picture.tobytes())
     # Copy-on-write, for torch wants memory that may be written.
     return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
 
@@ -190,7 +188,7 @@ def load_row(rows: Rows, row: int) -> U8:
     picture: U8 | Unusable
     try:
         data = read_bytes(rows.uri(row), rows.roots)
-        if hashlib.blake2b(data, digest_size=16).hexdigest() != rows.ids[row].as_py():
+        if content_id(data) != rows.ids[row].as_py():
             picture = Unusable("unreadable", "its content is not what was annotated")
         else:
             picture = fit(decode(data).pixels, rows.space)

@@ -12,12 +12,12 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..curate.whole import write_whole, writing
 from ..schemas.errors import UserError
-from . import checkpoint, ema
+from . import checkpoint, ema, metrics
 from .batches import trains_none
 from .config import MAY_CHANGE, TrainConfig, first_difference
 from .device import memory_for
-from .files import append_json, cut_metrics, write_whole, writing
 from .generate import sample
 from .monitor import Losses, Monitor, NotFinite
 from .pictures import Pictures
@@ -142,7 +142,7 @@ class Run:
         with writing(self.out):
             (self.out / "samples").mkdir(parents=True, exist_ok=True)
             write_whole(self.out / "config.json", (json.dumps(about, indent=1) + "\n").encode())
-            cut_metrics(self.out / "metrics.jsonl", state.num_images)
+            metrics.cut(self.out / "metrics.jsonl", state.num_images)
 
     def start(self, state: State, pictures: Pictures) -> None:
         """Call when the first step begins: reading pictures does not count as training."""
@@ -214,7 +214,7 @@ class Run:
         figures = {"images": state.num_images, **asdict(losses), "lr": lr, "images_per_s": round(speed, 1)}
         if self._world.is_first:
             with writing(self.out):
-                append_json(self.out / "metrics.jsonl", figures)
+                metrics.append(self.out / "metrics.jsonl", figures)
         progress = Progress(num_images=state.num_images, total=self.total, losses=losses, lr=lr, images_per_s=speed)
         self._report(progress)
         self._start_clock(state)

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..curate.manifest import replacing
+from ..curate.whole import replacing, write_whole
 from ..schemas.errors import UserError
 from .config import first_difference
-from .files import write_whole
 
 FOLDER_SIZE = 1000
 """Most pictures that lie in one folder."""
@@ -40,9 +39,8 @@ def claim(folder: Path, settings: Settings) -> None:
         if holds_some:
             raise UserError(f"{folder} holds pictures that were not drawn by this command: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        mine = folder / f"{uuid.uuid4().hex}.json"  # several processes may be here at once
-        write_whole(mine, json.dumps(settings, indent=1).encode())
-        mine.replace(path)
+        with replacing(path, name=f"{uuid.uuid4().hex}.json") as mine:  # several processes may be here at once
+            mine.write_text(json.dumps(settings, indent=1))
     _check_same(folder, json.loads(path.read_text()), settings)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from ambient.curate.corruptions import parse
-from ambient.train.files import PARTIAL
+from ambient.curate.whole import PARTIAL
 from PIL import Image
 
 U8 = npt.NDArray[np.uint8]

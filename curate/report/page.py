@@ -12,12 +12,12 @@ import numpy as np
 from ... import __version__
 from ...schemas.manifest import Metadata, read_metadata
 from ...schemas.usable import BETA
-from ..manifest import replacing
 from ..query import connect
 from ..reporter import Reporter
 from ..tables import json_text
 from ..threshold import sigma_grid
 from ..uris import Roots, relocated
+from ..whole import replacing
 from .aggregates import curves, groups, number_groups, statuses, totals
 from .gallery import choose, clean_references, score_columns
 from .views import MAX_SIDE, pictures

@@ -14,39 +14,33 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient import __version__
-from ambient.curate import measure, scoring
+from ambient.curate import measure, reading
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.curves import Curves
 from ambient.curate.noise import names_of
 from ambient.curate.reporter import Reporter
 from ambient.curate.threshold import decide_per_group, sigma_grid
-from ambient.curate.uris import close_archives
 from ambient.schemas.manifest import Metadata, check_rows, read_metadata
 from ambient.schemas.space import Space
+from manifests import rows_of
 from photo_pool import SIDE, tiles, write_photo_pool
 
 STEPS, DRAWS = 30, 2
 SLOW_PARTS = """
 import sys, time
 import ambient.curate.measure as measuring
-import ambient.curate.scoring as scoring
+import ambient.curate.reading as reading
 from ambient.cli import main
 measuring.PER_PART["cpu"] = 32
-last, real = sys.argv.pop(1), scoring.write_table
+last, real = sys.argv.pop(1), reading.write_table
 def write_then_wait(path, table):
     real(path, table)
     time.sleep(600 if path.stem == last else 0)
-measuring.write_table = scoring.write_table = write_then_wait
+measuring.write_table = reading.write_table = write_then_wait
 main()
 """
 """The program with small parts, which waits after the part that its first argument names."""
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +66,6 @@ def manifest(pool: Path) -> Path:
     annotate(pool, path, config_of(pool), device="cpu", reporter=Reporter(quiet=True))
     patch.undo()
     return path
-
-
-def rows_of(manifest: Path) -> dict[str, dict]:
-    return {row["uri"]: row for row in pq.read_table(manifest).to_pylist()}
 
 
 def test_every_picture_is_a_valid_row(manifest: Path, pool: Path) -> None:
@@ -134,7 +124,7 @@ def test_the_same_command_again_does_nothing(
     manifest: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = manifest.stat()
-    monkeypatch.setattr(scoring, "scan", None)  # would fail
+    monkeypatch.setattr(reading, "scan", None)  # would fail
     annotate(pool, manifest, config_of(pool), device="cpu")
     assert manifest.stat().st_mtime_ns == before.st_mtime_ns
     assert manifest.stat().st_ino == before.st_ino

@@ -6,32 +6,31 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
-from ambient.curate import learn, measure, scoring
+from ambient.curate import learn, measure, reading
 from ambient.curate.annotate import annotate, plan
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit, Sample
+from ambient.curate.networks import ScoreConfig
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
-from ambient.curate.uris import close_archives
+from ambient.curate.scoring import score_target
+from ambient.curate.whole import write_whole
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
 from ambient.schemas.space import Space
+from manifests import rows_of
 from photo_pool import tiles, write_photo_pool
 from PIL import Image
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @pytest.fixture
@@ -68,17 +67,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
             return Fit(members=[Constant(logit)] * 2, splits=[], held_out_loss=0.5, accuracy=accuracy, steps=1)
 
         monkeypatch.setattr(learn, "cross_fit", fit)
-        monkeypatch.setattr(learn, "save_classifier", lambda path, _: path.write_bytes(b"stub"))
+        monkeypatch.setattr(learn, "save_classifier", lambda path, _: write_whole(path, b"stub"))
         monkeypatch.setattr(learn, "load_classifier", lambda _: (of(Constant(logit)), "0" * 32))
         monkeypatch.setattr(learn, "CrossFitted", lambda *_, **__: None)
         for name in ("calibrate", "fold_spread", "warn_of_confounds"):
             monkeypatch.setattr(learn, name, lambda *_, **__: np.zeros(1))
 
     return install
-
-
-def rows_of(manifest: Path) -> dict[str, dict]:
-    return {row["uri"]: row for row in pq.read_table(manifest).to_pylist()}
 
 
 def run(pool: Path, **changes: object) -> dict[str, dict]:
@@ -101,7 +96,7 @@ def refusal(pool: Path, *, overwrite: bool = False, **changes: object) -> str:
 
 def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub()
-    monkeypatch.setattr(scoring, "RECORDS_PER_PART", 10)
+    monkeypatch.setattr(reading, "RECORDS_PER_PART", 10)
     monkeypatch.setitem(measure.PER_PART, "cpu", 10)
     real, seen = measure.cross_search, []
 
@@ -114,7 +109,7 @@ def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, mon
     monkeypatch.setattr(measure, "cross_search", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(small)
-    monkeypatch.setattr(scoring, "scan", None)
+    monkeypatch.setattr(reading, "scan", None)
     monkeypatch.setattr(learn, "cross_fit", None)
     assert len(run(small)) == 28
     assert len(seen) == 2 + 2  # of three parts, the first was there
@@ -134,7 +129,7 @@ def test_something_else_at_the_place_of_the_manifest(small: Path, stub: Stub) ->
     stub()
     out = small.parent / "m.parquet"
     out.write_text("precious")
-    assert "not a readable Parquet file" in refusal(small)
+    assert "by something else: choose another -o" in refusal(small)
     out.unlink()
     out.mkdir()
     for overwrite in (False, True):
@@ -152,6 +147,26 @@ def test_parts_of_other_options_are_not_used(
     assert all(row["status"] == "ok" for row in run(small, resolution=16).values())
     assert "starting again" in capsys.readouterr().err
     assert read_metadata(small.parent / "m.parquet").space.resolution == 16
+
+
+@pytest.mark.parametrize("option", ["scores", "classifier"])
+def test_a_named_file_with_other_contents_is_another_run(
+    option: str, small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub()
+    monkeypatch.setattr(stages, "load_classifier", lambda _: (SimpleNamespace(space=Space(resolution=8)), ""))
+    file = score_target(small, small.parent / "file.parquet", ScoreConfig(), reporter=Reporter(quiet=True))
+    table = pq.read_table(file)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(small, **{option: file})
+    pq.write_table(table.append_column("mine", pa.nulls(len(table), pa.float32())), file)
+    run(small, **{option: file})
+    assert "starting again" in capsys.readouterr().err
+    run(small, **{option: file})
+    assert "nothing to do" in capsys.readouterr().err
+    pq.write_table(table, file)
+    assert "--overwrite" in refusal(small, **{option: file})
 
 
 def test_two_halves_of_one_population_are_refused(tmp_path: Path) -> None:
@@ -369,18 +384,25 @@ def test_a_full_disk_at_each_stage_leaves_no_manifest(small: Path, stub: Stub, m
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def no_room_for_weights(path: Path, data: bytes) -> int:
+        return full() if "classifier" in path.name else write_bytes(path, data)
+
     stub()
-    for name in ("save_classifier", "pq.write_table", "pq.ParquetWriter"):
-        target = f"ambient.curate.{'learn' if '.' not in name else 'manifest'}.{name}"
+    write_bytes = Path.write_bytes
+    for target, fails in {
+        "pathlib.Path.write_bytes": no_room_for_weights,
+        "ambient.curate.manifest.pq.write_table": full,
+        "ambient.curate.manifest.pq.ParquetWriter": full,
+    }.items():
         with monkeypatch.context() as patch:
-            patch.setattr(target, full)
-            assert "the disk is full" in refusal(small)
+            patch.setattr(target, fails)
+            assert "is full: free some space" in refusal(small)
         assert not (small.parent / "m.parquet").exists()
     assert len(run(small)) == 28
 
 
 def test_plan_says_how_much_without_reading(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "scan", None)
+    monkeypatch.setattr(reading, "scan", None)
     (small / "notes.txt").write_text("hello")
     found = plan(small, AnnotateConfig(clean=small / "clean", draws=8))
     assert found["pictures_found"] == 28

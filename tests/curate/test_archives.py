@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -13,21 +12,10 @@ from pathlib import Path
 import pytest
 from ambient.curate import archives
 from ambient.curate.archives import read_member
-from ambient.curate.pool import find, scan
+from ambient.curate.pool import find
 from ambient.curate.uris import close_archives, read_bytes
 from ambient.schemas.errors import UserError
-from shards import Members, png, write_tar, write_zip
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
-def rows_of(root: Path) -> dict[str, dict]:
-    roots = {"pool": str(root)}
-    return {row["uri"]: row for row in scan(find(roots), roots, workers=2)}
+from shards import Members, good_at_once, png, records_of, write_tar, write_zip
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -37,14 +25,14 @@ def test_members_of_a_tar_are_what_tarfile_reads(tmp_path: Path, form: int) -> N
     if form != tarfile.USTAR_FORMAT:
         members["d/" + "ü" * 200 + ".png"] = png(12)
     path = write_tar(tmp_path / "shard.tar", members, form)
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     assert sorted(rows) == sorted(f"shard.tar!/{name.removeprefix('./')}" for name in members)
     with tarfile.open(path) as tar:
         for name in members:
             uri = f"shard.tar!/{name.removeprefix('./')}"
             assert read_bytes(uri, {"pool": str(tmp_path)}) == tar.extractfile(name).read()
             assert (rows[uri]["status"], rows[uri]["source"]) == ("ok", "shard.tar")
-    assert sorted(rows_of(path)) == sorted(name.removeprefix("./") for name in members)
+    assert sorted(records_of(path)) == sorted(name.removeprefix("./") for name in members)
 
 
 def test_what_lies_beside_tells_label_and_caption(tmp_path: Path) -> None:
@@ -64,7 +52,7 @@ def test_what_lies_beside_tells_label_and_caption(tmp_path: Path) -> None:
     for name, data in members.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     for prefix in ("t.tar!/", "z.zip!/", ""):
         for name, known in expected.items():
             row = rows[f"{prefix}d/{name}.png"]
@@ -88,14 +76,14 @@ def test_labels_of_a_dataset_json(tmp_path: Path, kind: str) -> None:
         root = tmp_path
     else:
         root = (write_zip if kind == "zip" else write_tar)(tmp_path / f"a.{kind}", members)
-    assert {u: r["label"] for u, r in rows_of(root).items()} == {"00000/a.png": 6, "00000/b.png": None, "b.png": 0}
+    assert {u: r["label"] for u, r in records_of(root).items()} == {"00000/a.png": 6, "00000/b.png": None, "b.png": 0}
     assert find({"pool": str(root)}).others == {}
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"labels": null}', b"[]", b'{"labels": [["a.png", [0, 1]]]}', b"\xff"])
 def test_a_dataset_json_that_says_something_else(tmp_path: Path, text: bytes) -> None:
     root = write_zip(tmp_path / "a.zip", {"a.png": png(), "dataset.json": text})
-    assert [row["label"] for row in rows_of(root).values()] == [None]
+    assert [row["label"] for row in records_of(root).values()] == [None]
     assert find({"pool": str(root)}).others == {"json": 1}
 
 
@@ -109,7 +97,7 @@ def test_a_shard_cut_anywhere_gives_its_whole_members_and_a_reason(tmp_path: Pat
     for cut in (*range(1, max(ends.values()), 777), 512, 1024, 2048, -(-ends["2.png"] // 512) * 512):
         shard.write_bytes(whole[:cut])
         close_archives()
-        rows = rows_of(tmp_path)
+        rows = records_of(tmp_path)
         good = {uri.partition("!/")[2] for uri, row in rows.items() if row["status"] == "ok"}
         assert good == {name for name, end in ends.items() if end <= cut}
         bad = [row["reason"] for row in rows.values() if row["status"] != "ok"]
@@ -124,7 +112,7 @@ def test_members_that_lead_elsewhere_are_refused_as_rows(tmp_path: Path) -> None
         members[name].type = kind
         members[name].linkname = "/etc/passwd"
     write_tar(tmp_path / "t.tar", members)
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     reasons = {uri.partition("!/")[2]: row["reason"] for uri, row in rows.items()}
     assert set(reasons) == set(members)
     words = {"/abs.png": "absolute", "../up.png": "..", "a/../../b.png": "..", "C:\\w.png": "absolute"}
@@ -140,7 +128,7 @@ def test_members_that_lead_elsewhere_are_refused_as_rows(tmp_path: Path) -> None
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
         archive.writestr("/abs.png", png())
-    rows = rows_of(tmp_path / "z.zip")
+    rows = records_of(tmp_path / "z.zip")
     assert [("link" in r["reason"], "absolute" in r["reason"]) for r in rows.values()] == [(False, True), (True, False)]
 
 
@@ -150,7 +138,7 @@ def test_compressed_tars_and_damaged_ones_are_rows(tmp_path: Path) -> None:
     (tmp_path / "b.tar").write_bytes((tmp_path / "a.tar.gz").read_bytes())
     (tmp_path / "c.tgz").write_bytes(b"")
     (tmp_path / "d.tar").write_bytes(b"")
-    reasons = {uri: row["reason"] for uri, row in rows_of(tmp_path).items()}
+    reasons = {uri: row["reason"] for uri, row in records_of(tmp_path).items()}
     assert sorted(reasons) == ["a.tar.gz", "b.tar", "c.tgz", "d.tar"]
     assert all("decompress it" in reasons[name] for name in ("a.tar.gz", "c.tgz"))
     assert all("not a readable archive" in reasons[name] for name in ("b.tar", "d.tar"))
@@ -167,7 +155,7 @@ def test_a_zip_member_that_is_larger_than_it_says_is_refused_with_little_memory(
         data[start : start + 4] = (1000).to_bytes(4, "little")
     path.write_bytes(data)
     tracemalloc.start()
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert "not what the archive's list says" in rows["a.zip!/bomb.png"]["reason"]
@@ -181,7 +169,7 @@ def test_a_zip_member_with_wrong_bytes_is_a_row(tmp_path: Path) -> None:
     raw = bytearray((tmp_path / "a.zip").read_bytes())
     raw[raw.index(data) + len(data) // 2] ^= 1
     (tmp_path / "a.zip").write_bytes(raw)
-    assert "CRC-32" in rows_of(tmp_path)["a.zip!/a.png"]["reason"]
+    assert "CRC-32" in records_of(tmp_path)["a.zip!/a.png"]["reason"]
     assert zlib.crc32(data) != zlib.crc32(read_member(str(tmp_path / "a.zip"), "a.png", len(data)))
 
 
@@ -189,27 +177,12 @@ def test_a_zip_member_with_wrong_bytes_is_a_row(tmp_path: Path) -> None:
 def test_threads_and_forked_processes_read_at_once(tmp_path: Path, name: str) -> None:
     members = {f"{n}.bin": os.urandom(3000) for n in range(60)}
     path = str((write_tar if name == "a.tar" else write_zip)(tmp_path / name, members))
-    wrong = []
 
     def read(step: int) -> bool:
-        good = all(read_member(path, f"{k * step % 60}.bin") == members[f"{k * step % 60}.bin"] for k in range(400))
-        wrong.extend([] if good else [step])
-        return good
+        return all(read_member(path, f"{k * step % 60}.bin") == members[f"{k * step % 60}.bin"] for k in range(400))
 
     read_member(path, "0.bin")
-    children = []
-    for step in (7, 11):
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if read(step) else 1)
-        children.append(child)
-    threads = [threading.Thread(target=read, args=(step,)) for step in (1, 13, 17)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert good_at_once(read, threads=(1, 13, 17), processes=(7, 11))
 
 
 def test_a_tar_is_listed_twice_at_most_however_many_others_are_read(tmp_path: Path, monkeypatch) -> None:
@@ -234,7 +207,7 @@ def test_of_members_with_one_name_the_last_is_read(tmp_path: Path) -> None:
             info = tarfile.TarInfo("a.png")
             info.size = len(png(number))
             tar.addfile(info, io.BytesIO(png(number)))
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     assert {uri: row["status"] for uri, row in rows.items()} == {
         "t.tar!/a.png": "ok",
         "t.tar!/a.png#1": "unreadable",

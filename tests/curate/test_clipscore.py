@@ -14,13 +14,14 @@ from ambient.curate.annotate import annotate
 from ambient.curate.clipscore import Embedder
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.decide import Rule
+from ambient.curate.networks import ScoreConfig, load_networks
 from ambient.curate.openclip import ClipConfig
 from ambient.curate.query import query
 from ambient.curate.ranks import Top, ranks
 from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
 from ambient.curate.scorers import measure_all
-from ambient.curate.scoring import ScoreConfig, load_networks, score_target
+from ambient.curate.scoring import score_target
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from photo_pool import write_photo_pool

@@ -12,22 +12,11 @@ from ambient.curate import corrupt as corrupt_module
 from ambient.curate.corrupt import TABLE, Corruption, corrupt, parse
 from ambient.curate.corruptions import line_kernel
 from ambient.curate.pool import find
-from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
-from awkward import build, encoded, picture
+from awkward import build, encoded, noise, picture
 from PIL import Image
 
 ALL = [parse(name) for name in ("blur-0.6", "jpeg-25", "motion-9", "mask-0.3", "down-2")]
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
-def noise(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def apply(name, pixels, seed=0):
@@ -259,7 +248,7 @@ def test_a_disk_that_is_full_is_the_users_to_clear(pool, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="is full: free some space"):
         corrupt(pool, tmp_path / "out", corruptions=[parse("blur-1")])
     assert not list((tmp_path / "out").rglob("*.p*"))
 

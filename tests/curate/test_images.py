@@ -9,20 +9,9 @@ import pytest
 import torch
 from ambient.curate import images, parallel
 from ambient.curate.images import Unusable, decode, fit, load, load_many, to_uint8, to_unit
-from ambient.curate.uris import close_archives
 from ambient.schemas.space import Space
-from awkward import build, encoded, picture, png
+from awkward import build, encoded, noise, picture, png
 from PIL import Image
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
-def noise(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_fit_keeps_what_has_the_right_size():

@@ -17,7 +17,6 @@ from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.pool import find, scan
 from ambient.curate.reporter import Reporter
-from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from little_clip import write_little_clips
 from photo_pool import write_photo_pool
@@ -31,9 +30,9 @@ import torch
 torch.set_num_threads(1)
 import torch._dynamo
 import ambient.curate.annotate as stages
-from ambient.curate import measure, scoring
+from ambient.curate import measure, reading
 from ambient.curate.reporter import Reporter
-scoring.RECORDS_PER_PART = measure.PER_PART["cpu"] = 8
+reading.RECORDS_PER_PART = measure.PER_PART["cpu"] = 8
 pool, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = stages.AnnotateConfig(clean=pool / "clean", steps=3, draws=1, resolution=8, accept_indistinguishable=True)
 for line in sys.stdin:
@@ -56,15 +55,16 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import open_clip
-import ambient.curate.scoring as scoring
+from ambient.curate import reading, scoring
+from ambient.curate.networks import ScoreConfig, load_networks
 from ambient.curate.openclip import ClipConfig
 from ambient.curate.reporter import Reporter
-scoring.ROWS_PER_PART = scoring.RECORDS_PER_PART = 4
+scoring.ROWS_PER_PART = reading.RECORDS_PER_PART = 4
 pool, out, clips = map(Path, sys.argv[1:])
 open_clip.add_model_config(clips / "little-vit.json")
 network = ClipConfig(model="little-vit", weights=str(clips / "little-vit.pt"))
-config = scoring.ScoreConfig(by=("phash", "clipiqa", "clipscore", "clip_embedding", "piqe"), clip=network)
-scoring.load_networks(config, torch.device("cpu"))
+config = ScoreConfig(by=("phash", "clipiqa", "clipscore", "clip_embedding", "piqe"), clip=network)
+load_networks(config, torch.device("cpu"))
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -74,12 +74,6 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 """The same for scores by little networks."""
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate.manifest import Work, digest, replacing, write_manifest, write_table
+from ambient.curate.manifest import Work, write_manifest, write_table
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import ROW_GROUP_SIZE, manifest_schema, read_metadata
 from manifests import METADATA, rows
@@ -24,55 +24,8 @@ with Work(Path(sys.argv[1]), sys.argv[2]):
 """
 
 
-class Trouble(Exception):  # noqa: N818
-    """Anything that may happen."""
-
-
 def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.mark.parametrize("error", [Trouble, KeyboardInterrupt])
-def test_an_exception_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
-    for before in (None, "before"):
-        path = tmp_path / "file"
-        if before:
-            path.write_text(before)
-        with pytest.raises(error), replacing(path) as partial:
-            partial.write_text("half")
-            raise error
-        assert listing(tmp_path) == (["file"] if before else [])
-    assert path.read_text() == "before"
-
-
-def test_success_replaces(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("before")
-    with replacing(path) as partial:
-        partial.write_text("after")
-        assert path.read_text() == "before"
-    assert path.read_text() == "after"
-    assert listing(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EACCES, "cannot be written")],
-)
-def test_a_full_disk_and_a_locked_folder_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
-) -> None:
-    real = pq.write_table
-
-    def write_half(table: pa.Table, where: Path, **options: object) -> None:
-        real(table, where, **options)
-        raise OSError(number, "as simulated", str(where))
-
-    monkeypatch.setattr(pq, "write_table", write_half)
-    with pytest.raises(UserError, match=words) as error:
-        write_table(tmp_path / "part.parquet", rows(3))
-    assert "\n" not in str(error.value)
-    assert listing(tmp_path) == []
 
 
 def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,15 +37,10 @@ def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", write_then_fail)
     (tmp_path / "m.parquet").write_text("the old one")
-    with pytest.raises(UserError, match="disk is full"):
+    with pytest.raises(UserError, match="is full: free some space"):
         write_manifest(tmp_path / "m.parquet", rows(3), manifest_schema([]), METADATA)
     assert (tmp_path / "m.parquet").read_text() == "the old one"
     assert listing(tmp_path) == ["m.parquet"]
-
-
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
-        pass  # nothing was written: a bug of ours
 
 
 def test_manifest_round_trip_in_row_groups(tmp_path: Path) -> None:
@@ -126,17 +74,11 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(set(written)) == 1
 
 
-def test_digest_is_of_the_value() -> None:
-    assert digest({"a": 1, "b": [1, "ü"]}) == digest({"b": [1, "ü"], "a": 1})
-    assert len({digest(value) for value in (1, "1", [1], {"a": 1}, None, 1.5)}) == 6
-    assert len(digest(0)) == 32
-
-
 def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:
     manifest = tmp_path / "deep" / "m.parquet"
-    with pytest.raises(Trouble), Work(manifest, "run") as work:
+    with pytest.raises(KeyboardInterrupt), Work(manifest, "run") as work:
         write_table(work.part("curves", 3), rows(2))
-        raise Trouble
+        raise KeyboardInterrupt
     with Work(manifest, "run") as again:
         assert not again.discarded
         assert again.part("curves", 3).exists()
@@ -145,9 +87,9 @@ def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:
 
 
 def test_parts_of_another_run_are_discarded(tmp_path: Path) -> None:
-    with pytest.raises(Trouble), Work(tmp_path / "m.parquet", "one") as work:
+    with pytest.raises(KeyboardInterrupt), Work(tmp_path / "m.parquet", "one") as work:
         write_table(work.part("records", 0), rows(2))
-        raise Trouble
+        raise KeyboardInterrupt
     with Work(tmp_path / "m.parquet", "two") as other:
         assert other.discarded
         assert listing(other.folder) == ["lock", "run.json"]
@@ -183,8 +125,8 @@ def test_a_full_disk_at_the_start_leaves_no_open_lock(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", fail)
-        with pytest.raises(UserError, match="disk is full"), Work(tmp_path / "m.parquet", "run"):
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(UserError, match="is full: free some space"), Work(tmp_path / "m.parquet", "run"):
             pass
     with Work(tmp_path / "m.parquet", "run"):
         pass

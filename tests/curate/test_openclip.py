@@ -19,7 +19,8 @@ def test_a_file_of_weights_is_used_as_its_tag_was_trained(tmp_path: Path, monkey
     config = write_little_clips(tmp_path)["little-vit"]
     tag = {"url": "", "quick_gelu": True, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
     monkeypatch.setitem(pretrained._PRETRAINED, "little-vit", {"openai": tag})
-    found = load("clipiqa", "little-vit", config, CPU)
+    found, file = load("clipiqa", "little-vit", config, CPU)
+    assert file == config.weights
     assert open_clip.get_model_preprocess_cfg(found)["mean"] == (0.5, 0.4, 0.3)
     quick, slow = (
         open_clip.create_model("little-vit", pretrained=config.weights, force_quick_gelu=on).eval()

@@ -1,7 +1,6 @@
 """Parquet files of pictures as ``datasets`` writes them, and lists of paths, as pools."""
 
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from ambient.curate import parquet
 from ambient.curate.parquet import PictureTable, columns_of
-from ambient.curate.pool import find, scan
-from ambient.curate.uris import close_archives, read_bytes
+from ambient.curate.pool import find
+from ambient.curate.uris import read_bytes
 from ambient.schemas.errors import UserError
 from awkward import picture
 from PIL import Image
-from shards import IMAGE, png, write_pictures
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
-
-
-def rows_of(root: Path) -> dict[str, dict]:
-    roots = {"pool": str(root)}
-    return {row["uri"]: row for row in scan(find(roots), roots, workers=2)}
+from shards import IMAGE, good_at_once, png, records_of, write_pictures
 
 
 @pytest.mark.parametrize("as_root", [True, False])
@@ -34,7 +22,7 @@ def test_rows_are_pictures_with_label_and_caption(tmp_path: Path, as_root: bool)
     pictures = [png(0), png(1), b"torn", None, png(4)]
     labels, texts = [3, None, 1, 2, 0], ["a", None, "c", "d", ""]
     path = write_pictures(tmp_path / "a.parquet", pictures, group=2, label=labels, text=texts)
-    rows = list(rows_of(path if as_root else tmp_path).values())
+    rows = list(records_of(path if as_root else tmp_path).values())
     prefix = "" if as_root else "a.parquet!/"
     assert [row["uri"] for row in rows] == [f"{prefix}row-{n:09d}" for n in range(5)]
     assert [row["status"] for row in rows] == ["ok", "ok", "unreadable", "unreadable", "ok"]
@@ -50,7 +38,7 @@ def test_what_datasets_writes_is_read(tmp_path: Path) -> None:
     pictures = [Image.fromarray(picture() + number) for number in range(3)]
     written = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 1]}, features=features)
     written.to_parquet(str(tmp_path / "train.parquet"))
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     assert [(row["status"], row["label"]) for row in rows.values()] == [("ok", 0), ("ok", 1), ("ok", 1)]
 
 
@@ -86,25 +74,14 @@ def test_rows_in_any_order_from_threads_and_after_a_fork(tmp_path: Path, monkeyp
     monkeypatch.setattr(parquet, "_BATCHES", 1)
     data = [os.urandom(3000) for _ in range(50)]
     write_pictures(tmp_path / "a.parquet", data, group=7)
-    roots, wrong = {"pool": str(tmp_path)}, []
+    roots = {"pool": str(tmp_path)}
 
     def read(seed: int) -> bool:
         order = np.random.default_rng(seed).integers(50, size=300).tolist()
-        good = all(read_bytes(f"a.parquet!/row-{row:09d}", roots) == data[row] for row in order)
-        wrong.extend([] if good else [seed])
-        return good
+        return all(read_bytes(f"a.parquet!/row-{row:09d}", roots) == data[row] for row in order)
 
     assert read(0)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if read(1) else 1)
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in (2, 3, 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert os.waitpid(child, 0)[1] == 0
+    assert good_at_once(read, threads=(2, 3, 4), processes=[1])
     for name in ("row-000000050", "row--00000001", "a.png"):
         with pytest.raises(KeyError):
             read_bytes(f"a.parquet!/{name}", roots)
@@ -147,7 +124,7 @@ def test_a_list_of_paths(tmp_path: Path, listed: list[str], form: str) -> None:
         path.write_text("\n".join([*listed[:3], "", *listed[3:]]) + "\n")
     else:
         pq.write_table(pa.table({"path": listed, "label": list(range(7)), "prompt": [f"p{n}" for n in range(7)]}), path)
-    rows, far = rows_of(path), str(tmp_path / "far")
+    rows, far = records_of(path), str(tmp_path / "far")
     expected = {
         "cats/a.png": ("ok", "cats"),
         "../up.png": ("ok", ".."),

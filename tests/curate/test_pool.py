@@ -2,7 +2,6 @@ import builtins
 import errno
 import hashlib
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import RECORD, STATUSES
 from awkward import UNREADABLE, Expected, build, encoded, picture
 from PIL import Image
+from shards import records_of
 
 
 @pytest.fixture
@@ -29,22 +29,9 @@ def failing_open(monkeypatch):
     monkeypatch.setattr(builtins, "open", fail)
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    uris.close_archives()
-
-
-def rows_of(folder: Path, workers: int = 2) -> dict:
-    roots = {"pool": str(folder)}
-    records = list(scan(find(roots), roots, workers=workers))
-    assert len({record["uri"] for record in records}) == len(records)
-    return {record["uri"]: record for record in records}
-
-
 def test_every_awkward_picture_is_one_row_with_its_status(tmp_path, failing_open):
     expected = build(tmp_path)
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     assert len(expected) >= 40
     assert sorted(rows) == sorted(e.uri for e in expected)
     wrong = {e.uri: (rows[e.uri]["status"], rows[e.uri]["reason"]) for e in expected if not as_expected(rows, e)}
@@ -68,7 +55,7 @@ def as_expected(rows: dict, expected: Expected) -> bool:
 
 def test_awkward_pixels_and_ids(tmp_path, failing_open):
     expected, roots = build(tmp_path), {"pool": str(tmp_path)}
-    rows = rows_of(tmp_path)
+    rows = records_of(tmp_path)
     for e in expected:
         row = rows[e.uri]
         known_before = "#" in e.uri or "\\x" in e.uri or e.uri == "broken.zip" or ".." in e.uri
@@ -88,7 +75,7 @@ def test_awkward_pixels_and_ids(tmp_path, failing_open):
 
 def test_rows_do_not_depend_on_workers(tmp_path):
     build(tmp_path)
-    assert rows_of(tmp_path, workers=0) == rows_of(tmp_path, workers=3)
+    assert records_of(tmp_path, workers=0) == records_of(tmp_path, workers=3)
 
 
 def test_others_are_counted_and_hidden_files_are_not(tmp_path):

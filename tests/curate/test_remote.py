@@ -26,9 +26,8 @@ from shards import png, write_pictures, write_tar, write_zip
 
 
 @pytest.fixture(autouse=True)
-def _close():
+def _empty_memory():
     yield
-    close_archives()
     memory = fsspec.filesystem("memory")
     if memory.exists("/"):
         memory.rm("/", recursive=True)

@@ -9,23 +9,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient.curate import scoring
+from ambient.curate import networks, reading, scoring
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.images import decode
+from ambient.curate.known import join_scores
+from ambient.curate.networks import ScoreConfig
 from ambient.curate.openclip import ClipConfig
 from ambient.curate.query import query
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.scorers import Scorer
 from ambient.curate.scores import SCORES, score
-from ambient.curate.scoring import ScoreConfig, join_scores, score_target
+from ambient.curate.scoring import score_target
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY, RECORD, Metadata
 from ambient.schemas.scored import read_scored
 from ambient.schemas.space import Space
 from manifests import rows
 from photo_pool import write_photo_pool
+from shards import png, write_pictures
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return Scorer(name=name, cut=lambda pixels: [pixels], measure=lambda x: x.float().mean(dim=(1, 2, 3)))
 
-    monkeypatch.setattr(scoring.iqa, "scorer", scorer)
+    monkeypatch.setattr(networks.iqa, "scorer", scorer)
     return asked
 
 
@@ -81,6 +84,14 @@ def test_a_pool_becomes_a_table_without_thresholds(pool: Path, fake: list[str]) 
     assert row["cnniqa"] == pytest.approx(pixels.mean(), rel=1e-5)
     assert found["soft/torn.png"]["cnniqa"] is None
     assert fake == ["cnniqa"]
+
+
+def test_a_parquet_file_of_pictures_is_a_pool(tmp_path: Path) -> None:
+    run(write_pictures(tmp_path / "pictures.parquet", [png(0), png(1), b"torn"]), out="s.parquet")
+    assert read_scored(tmp_path / "s.parquet").roots == {"pool": str(tmp_path / "pictures.parquet")}
+    more = run(tmp_path / "s.parquet", "phash", out="more.parquet")
+    assert more["status"].to_pylist() == ["ok", "ok", "unreadable"]
+    assert more["phash"].null_count == 1
 
 
 def test_sql_over_a_table_of_scores(pool: Path) -> None:
@@ -121,7 +132,7 @@ def test_a_bad_picture_has_no_score_and_the_others_do(
         out[out == out.max()] = torch.nan
         return out
 
-    monkeypatch.setattr(scoring.iqa, "scorer", lambda name, *_: Scorer(name=name, cut=lambda p: [p], measure=measure))
+    monkeypatch.setattr(networks.iqa, "scorer", lambda name, *_: Scorer(name=name, cut=lambda p: [p], measure=measure))
     manifest = manifest_of(pool)
     (pool / "clean" / "009.png").unlink()
     score_target(manifest, pool.parent / "s.parquet", ScoreConfig(by=("musiq",)), device="cpu")
@@ -149,8 +160,9 @@ def test_parts_that_are_finished_are_not_done_again(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(scoring, "write_table", stop_after_two)
+        patch.setattr(reading, "write_table", stop_after_two)
         run(pool, "musiq", "phash")
-    monkeypatch.setattr(scoring, "scan", None)  # would fail
+    monkeypatch.setattr(reading, "scan", None)  # would fail
     seen: list[str] = []
     monkeypatch.setattr(scoring, "read_bytes", lambda uri, roots: seen.append(uri) or (pool / uri).read_bytes())
     table = run(pool, "musiq", "phash")
@@ -174,10 +186,26 @@ def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
     with pytest.raises(UserError, match="--overwrite"):
         run(pool, "cnniqa")
     assert "cnniqa" in run(pool, "cnniqa", overwrite=True).column_names
+    (pool.parent / "text.parquet").write_text("precious")
+    with pytest.raises(UserError, match="by something else"):
+        run(pool, "musiq", out="text.parquet")
     assert json.loads(pq.read_schema(pool.parent / "s.parquet").metadata[b"ambient-scores"])["command"].startswith(
         f"ambient score {pool} --by cnniqa"
     )
     assert read_scored(pool.parent / "s.parquet").roots == {"pool": str(pool)}
+
+
+def test_weights_with_other_contents_are_another_run(pool: Path, fake: list[str]) -> None:
+    weights, out = pool.parent / "weights", pool.parent / "s.parquet"
+    config = ScoreConfig(by=("musiq",), weights={"musiq": str(weights)})
+    weights.write_bytes(b"one")
+    score_target(pool, out, config, device="cpu")
+    weights.write_bytes(b"two")
+    with pytest.raises(UserError, match="--overwrite"):
+        score_target(pool, out, config, device="cpu")
+    weights.write_bytes(b"one")
+    score_target(pool, out, config, device="cpu")
+    assert fake == ["musiq"]
 
 
 def test_roots_may_have_moved(pool: Path) -> None:
@@ -246,10 +274,10 @@ def test_bad_targets_are_one_line(pool: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), pool.parent / "plain.parquet")
     (pool.parent / "empty").mkdir()
     for name, words in {
-        "nowhere": "there is no pool or manifest",
-        "none.parquet": "there is no manifest at",
+        "nowhere": "there is no pool at",
+        "none.parquet": "there is no pool at",
         "text.parquet": "not a readable Parquet",
-        "plain.parquet": "neither a manifest nor a table of scores",
+        "plain.parquet": "neither a column of pictures",
         "empty": "there is no picture",
     }.items():
         with pytest.raises(UserError, match=words):

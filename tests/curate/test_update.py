@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate import learn, scoring
+from ambient.curate import learn, reading
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.reporter import Reporter
@@ -18,12 +18,6 @@ from shards import write_tar
 
 SHORT = {"steps": 2, "draws": 1, "resolution": 8, "accept_indistinguishable": True}
 Manifest = dict[str, dict]
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
 
 
 @pytest.fixture
@@ -59,9 +53,9 @@ def test_only_what_is_new_or_changed_is_annotated(
     for name in ("soft/001.png", "blurred/007.png"):
         (pool / name).unlink()
     monkeypatch.setattr(learn, "cross_fit", None)  # would fail: nothing is trained
-    real, scanned = scoring.scan, []
+    real, scanned = reading.scan, []
     monkeypatch.setattr(
-        scoring, "scan", lambda found, *a, **k: scanned.extend(found.candidates) or real(found, *a, **k)
+        reading, "scan", lambda found, *a, **k: scanned.extend(found.candidates) or real(found, *a, **k)
     )
     after = run(pool, update=True, quiet=False)
     changed = {"soft/new.png", "blurred/003.png", "soft/torn.png"}

@@ -1,19 +1,13 @@
 import errno
 import itertools
 import os
-import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 from ambient.curate import archives, files
 from ambient.curate.uris import close_archives, make_uri, read_bytes, split_uri
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    close_archives()
+from shards import good_at_once, write_zip
 
 
 def test_uris_are_unique_and_lead_back(tmp_path):
@@ -41,29 +35,20 @@ def test_plain_uris_read_as_paths(tmp_path):
     assert make_uri("b:c.png", roots=roots) == "b:c.png"
 
 
-def write_zip(path, count, salt=b""):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for i in range(count):
-            archive.writestr(f"{i}.bin", salt + str(i).encode() * 500)
+def numbered(count, salt=b""):
+    return {f"{i}.bin": salt + str(i).encode() * 500 for i in range(count)}
 
 
 def test_threads_share_archives(tmp_path):
     for n in range(4):
-        write_zip(tmp_path / f"{n}.zip", 50, str(n).encode())
-    roots, wrong = {"pool": str(tmp_path)}, []
+        write_zip(tmp_path / f"{n}.zip", numbered(50, str(n).encode()))
+    roots = {"pool": str(tmp_path)}
 
     def read(step):
-        for k in range(200):
-            n, i = (k * step) % 4, (k * step * 7) % 50
-            if read_bytes(f"{n}.zip!/{i}.bin", roots) != str(n).encode() + str(i).encode() * 500:
-                wrong.append((n, i))
+        places = [((k * step) % 4, (k * step * 7) % 50) for k in range(200)]
+        return all(read_bytes(f"{n}.zip!/{i}.bin", roots) == f"{n}{f'{i}' * 500}".encode() for n, i in places)
 
-    threads = [threading.Thread(target=read, args=(step,)) for step in (1, 3, 5, 7)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    assert good_at_once(read, threads=(1, 3, 5, 7))
 
 
 def open_files():
@@ -73,7 +58,7 @@ def open_files():
 def test_few_archives_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_MAX_OPEN", 2)
     for n in range(5):
-        write_zip(tmp_path / f"{n}.zip", 1)
+        write_zip(tmp_path / f"{n}.zip", numbered(1))
     before = open_files()
     for n in (0, 1, 2, 3, 4, 0):
         assert read_bytes(f"{n}.zip!/0.bin", {"pool": str(tmp_path)})
@@ -83,19 +68,19 @@ def test_few_archives_stay_open(tmp_path, monkeypatch):
 
 
 def test_an_archive_is_parsed_once(tmp_path, monkeypatch):
-    write_zip(tmp_path / "a.zip", 20)
+    write_zip(tmp_path / "a.zip", numbered(20))
     opened = []
     real = zipfile.ZipFile
     monkeypatch.setattr(zipfile, "ZipFile", lambda *arguments: opened.append(1) or real(*arguments))
     for i in range(20):
         read_bytes(f"a.zip!/{i}.bin", {"pool": str(tmp_path)})
     assert opened == [1]
-    write_zip(tmp_path / "a.zip", 3, b"new")
+    write_zip(tmp_path / "a.zip", numbered(3, b"new"))
     assert read_bytes("a.zip!/1.bin", {"pool": str(tmp_path)}).startswith(b"new1")
 
 
 def test_what_cannot_be_read_raises(tmp_path, monkeypatch):
-    write_zip(tmp_path / "a.zip", 1)
+    write_zip(tmp_path / "a.zip", numbered(1))
     (tmp_path / "b.zip").write_bytes(b"nothing")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "big").write_bytes(bytes(2000))
@@ -112,7 +97,7 @@ def test_what_cannot_be_read_raises(tmp_path, monkeypatch):
         read_bytes("", roots)
     monkeypatch.setattr(files, "MAX_BYTES", 1000)
     for uri in ("big", "a.zip!/0.bin"):
-        write_zip(tmp_path / "a.zip", 1, bytes(1000))
+        write_zip(tmp_path / "a.zip", numbered(1, bytes(1000)))
         with pytest.raises(OSError, match="too large") as caught:
             read_bytes(uri, roots)
         assert caught.value.errno == errno.EFBIG

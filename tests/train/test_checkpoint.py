@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ambient.schemas.errors import UserError
-from ambient.train import checkpoint, files
+from ambient.train import checkpoint
 from ambient.train.checkpoint import Checkpoint, newest, write
 from torch.testing import assert_close
 
@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(UserError, match="is full: free some space") as caught:
         write(tmp_path, sample(2), keep=1)
     assert "\n" not in str(caught.value)
@@ -94,12 +94,3 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert newest_quietly(tmp_path) is None
-
-
-def test_metrics_are_cut_back(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"images": 10}\n{"images": 20}\n{"images": 30}\n{"ima')
-    files.cut_metrics(path, 20)
-    assert path.read_text() == '{"images": 10}\n{"images": 20}\n'
-    files.cut_metrics(path, 0)
-    assert path.read_text() == ""

@@ -15,7 +15,7 @@ from ambient.schemas.space import Space
 from ambient.train import checkpoint, ema
 from ambient.train import generate as module
 from ambient.train.config import TrainConfig
-from ambient.train.generate import SampleConfig, generate, initial_noise, solve
+from ambient.train.generate import SampleConfig, generate, initial_noise, seeds_of, solve
 from ambient.train.loop import train
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.samples import load_pngs
@@ -293,6 +293,14 @@ def test_pictures_of_other_settings_are_not_mixed(run: Path, seven: Path) -> Non
     with pytest.raises(UserError, match="another checkpoint"):
         generate(write_run(seven.with_name("other"), seed=9), seven, range(9), QUICK, device="cpu")
     assert drawn(seven) == before
+
+
+def test_the_seeds_that_options_name() -> None:
+    assert len(seeds_of(50_000, "0-49999")) == 50_000
+    assert list(seeds_of(3, None)) == [0, 1, 2]
+    assert len(seeds_of(None, None)) == 64
+    with pytest.raises(UserError, match="--seeds names 2"):
+        seeds_of(3, "0-1")
 
 
 def test_a_full_disk_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ...curate import digests
 from ...curate.columns import is_
-from ...curate.manifest import digest, write_manifest
+from ...curate.manifest import write_manifest
 from ...curate.pool import replaced
 from ...curate.query import matching
 from ...schemas.errors import UserError
@@ -89,7 +90,7 @@ def write_arm(manifest: Path, table: pa.Table, out_of_training: Mask, arm: Arm, 
             )
         table = replaced(table, "method", pc.if_else(changed, "fixed", table["method"].cast(pa.string())))
     metadata = read_metadata(manifest)
-    metadata = replace(metadata, run=digest([metadata.run, arm.name, arm.where, arm.equal, arm.sigma_min]))
+    metadata = replace(metadata, run=digests.of_json([metadata.run, arm.name, arm.where, arm.equal, arm.sigma_min]))
     known = {*RECORD.names, *ANNOTATION.names}
     schema = manifest_schema([name for name in table.column_names if name not in known])
     path.parent.mkdir(parents=True, exist_ok=True)

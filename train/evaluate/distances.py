@@ -48,18 +48,6 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(apart + a.factor.square().sum() + b.factor.square().sum() - 2 * root)
 
 
-def frechet_by_roots(a: Moments, b: Moments) -> float:
-    """The same by eigenvalues, with tr (S_a S_b)^(1/2) = tr (S_a^(1/2) S_b S_a^(1/2))^(1/2).
-
-    Loses about half of the digits where a covariance has no full rank. The check of ``frechet_distance``.
-    """
-    values, vectors = torch.linalg.eigh(a.covariance)
-    half = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    root = torch.linalg.eigvalsh(half @ b.covariance @ half).clamp(min=0).sqrt().sum()
-    apart = (a.mean - b.mean).square().sum()
-    return float(apart + a.covariance.trace() + b.covariance.trace() - 2 * root)
-
-
 def kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
     """Kernel distance (KID) and its standard error: the unbiased estimate of the squared maximum mean discrepancy.
 

@@ -1,9 +1,8 @@
 """``ambient eval``: one set of samples against one set of real pictures."""
 
-import hashlib
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,15 @@ import pyarrow as pa
 import torch
 
 from ... import __version__
+from ...curate import digests
 from ...curate.device import choose_device
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots
+from ...curate.whole import write_whole, writing
 from ...schemas.errors import UserError
 from ...schemas.space import Space
 from ..checkpoint import folders
-from ..files import write_whole, writing
-from ..generate import generate
+from ..generate import NUM_STEPS, generate
 from ..pictures import cache_folder
 from .diversity import vendi
 from .extractors import Extractor, open_extractor
@@ -26,7 +26,7 @@ from .labelled import save_classifier, train_classifier
 from .measures import MEANING, Measured, measure, measure_copies, to_json
 from .quality import MOST_SCORED, compare_scores
 from .reference import reference_of, source_features
-from .sources import ALL, CLEAN, Source, common_space, is_manifest, open_source, read
+from .sources import ALL, CLEAN, Source, common_space, count, is_manifest, open_source, read
 
 FEWEST = 8
 """Pictures of each set: k nearest neighbours need more than k."""
@@ -80,10 +80,7 @@ def evaluate(
     theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
     space = common_space(ours, theirs)
     extractor, theirs = extractor_for(config, theirs, space, place, workers, reporter)
-    if min(len(ours), len(theirs)) < FEWEST:
-        raise UserError(
-            f"{len(ours)} samples and {len(theirs)} reference pictures are too few: {FEWEST} of each at least"
-        )
+    _check_enough(len(ours), len(theirs))
     known = reference_of(theirs, space, extractor, workers=workers, reporter=reporter)
     features, _ = source_features(ours, space, extractor, workers=workers, reporter=reporter)
     warn_of_few(len(features), known.moments.num, features.shape[1], reporter)
@@ -106,7 +103,7 @@ def evaluate(
         },
         "reference": {
             "from": str(reference),
-            "where": config.where or (CLEAN if is_manifest(reference) else None),
+            "where": where_of(reference, config),
             "pictures": known.moments.num,
             "fingerprint": theirs.fingerprint(),
             "vendi": vendi(known.features[: len(features)]),
@@ -124,18 +121,59 @@ def evaluate(
     }
 
 
+def plan(samples: Path, reference: Path, config: EvalConfig, *, roots: Roots | None = None) -> dict[str, Any]:
+    """What ``evaluate`` would do, as JSON, from listings alone.
+
+    ``to_draw``: pictures that a run must draw first, ``denoiser_evaluations`` in all. Raises UserError where there are
+    too few pictures, or none.
+    """
+    drawn = drawn_by(samples, config.num) if is_run(samples) else None
+    num = config.num if drawn else min(config.num, count(samples, roots=roots))
+    real = count(reference, where=config.where, roots=roots)
+    _check_enough(num, real)
+    to_draw = num if drawn and not drawn.exists() else 0
+    return {
+        **asdict(config),
+        "where": where_of(reference, config),
+        "samples": str(samples),
+        "reference": str(reference),
+        "sample_pictures": num,
+        "reference_pictures": real,
+        "pictures_to_draw": to_draw,
+        "denoiser_evaluations": to_draw * (2 * NUM_STEPS - 1),  # by Heun's method
+        "feature_evaluations": num + real,
+    }
+
+
 def is_run(path: Path) -> bool:
     """Whether a folder is a training run."""
     return bool(folders(path))
 
 
+def drawn_by(run: Path, num: int) -> Path:
+    """Where ``num`` pictures of the run's newest checkpoint are kept."""
+    return run / _DRAWN / f"{folders(run)[-1].name}-{num}.npz"
+
+
+def where_of(reference: Path, config: EvalConfig) -> str | None:
+    """The predicate that picks the rows of a reference, None for all of a pool."""
+    return config.where or (CLEAN if is_manifest(reference) else None)
+
+
 def draw(run: Path, num: int, *, device: str, reporter: Reporter) -> Path:
     """The npz of ``num`` pictures of the run's newest checkpoint, drawn first if it is not there."""
-    checkpoint = folders(run)[-1].name
-    out = run / _DRAWN / f"{checkpoint}-{num}.npz"
+    out = drawn_by(run, num)
     with writing(run):
         out.parent.mkdir(exist_ok=True)
     return generate(run, out, range(num), npz=True, batch_size=256, device=device, reporter=reporter)
+
+
+def _check_enough(num_samples: int, num_reference: int) -> None:
+    if min(num_samples, num_reference) < FEWEST:
+        raise UserError(
+            f"samples that can be read: {num_samples}, reference pictures: {num_reference}; {FEWEST} of each are "
+            "needed at least"
+        )
 
 
 def warn_of_few(num_samples: int, num_reference: int, dimensions: int, reporter: Reporter) -> None:
@@ -201,8 +239,8 @@ def table(result: dict[str, Any]) -> pa.Table:
 
 
 def _key(source: Source, space: Space) -> str:
-    labels = hashlib.blake2b(source.labels.numpy().tobytes(), digest_size=8).hexdigest()
-    return hashlib.blake2b(f"{source.fingerprint()} {labels} {space.shape}".encode(), digest_size=16).hexdigest()
+    labels = digests.of_bytes(source.labels.numpy().tobytes())
+    return digests.of_json([source.fingerprint(), labels, space.shape])
 
 
 def _manifest_of(run: Path, reporter: Reporter) -> Path | None:

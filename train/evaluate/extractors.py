@@ -1,6 +1,5 @@
 """Where features come from: built in, Inception-v3, timm's networks, open_clip's, or a file of the user's."""
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...curate import digests, openclip
+from ...curate.openclip import ClipConfig
 from ...curate.weights import given, missing, quiet, reachable
 from ...schemas.errors import UserError
 from . import texture
@@ -61,7 +62,10 @@ def open_extractor(name: str, device: torch.device, *, weights: dict[str, str] |
     kind, _, rest = name.partition(":")
     if name == "texture":
         return Extractor(
-            name=name, digest=_digest(f"texture {texture.VERSION}"), extract=texture.texture, device=device
+            name=name,
+            digest=digests.of_bytes(f"texture {texture.VERSION}".encode()),
+            extract=texture.texture,
+            device=device,
         )
     if name == "inception":
         return _inception(file, device)
@@ -95,7 +99,7 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
         out: Tensor = network(pixels)[0]
         return out
 
-    return Extractor(name="inception", digest=_file_digest(file), extract=extract, device=device, side=299)
+    return Extractor(name="inception", digest=digests.of_file(file), extract=extract, device=device, side=299)
 
 
 def _timm(name: str, model: str, weights: Path | None, device: torch.device) -> Extractor:
@@ -116,25 +120,11 @@ def _timm(name: str, model: str, weights: Path | None, device: torch.device) -> 
 
 def _open_clip(name: str, model: str, weights: Path | None, device: torch.device) -> Extractor:
     """The picture half of a CLIP network of open_clip, MODEL or MODEL/TAG, as in CMMD (arXiv 2401.09603)."""
-    import open_clip
-
     model, _, tag = model.partition("/")
-    try:
-        with quiet():
-            network = open_clip.create_model(model, pretrained=None, load_weights=False)
-    except (RuntimeError, FileNotFoundError, ValueError) as error:
-        raise UserError(f"open_clip has no model {model!r}: open_clip.list_models() names them") from error
-    if weights is None:
-        weights = _cached_by_open_clip(name, model, tag or "openai", network)
-    try:
-        with quiet():
-            network = open_clip.create_model(model, pretrained=str(weights))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{weights} holds no weights of open_clip's {model} ({reason})") from error
-    cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(network)
-    side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-    return _network(name, network.visual, weights, device, side=side, mean=cfg["mean"], std=cfg["std"])
+    config = ClipConfig(pretrained=tag or "openai", weights=str(weights) if weights else None)
+    network, file = openclip.load(name, model, config, device)
+    side, mean, std = openclip.shown_as(network)
+    return _network(name, network.visual, Path(file), device, side=side, mean=mean, std=std)
 
 
 def _torchscript(path: Path, device: torch.device) -> Extractor:
@@ -151,13 +141,13 @@ def _torchscript(path: Path, device: torch.device) -> Extractor:
         out: Tensor = network(pixels.float() / 127.5 - 1)
         return out
 
-    return Extractor(name=path.name, digest=_file_digest(path), extract=extract, device=device)
+    return Extractor(name=path.name, digest=digests.of_file(path), extract=extract, device=device)
 
 
 def _classifier(path: Path, device: torch.device) -> Extractor:
     _must_exist(path)
     network = load_classifier(path).to(device)
-    return Extractor(name=path.name, digest=_file_digest(path), extract=network.features, device=device)
+    return Extractor(name=path.name, digest=digests.of_file(path), extract=network.features, device=device)
 
 
 def _network(
@@ -179,7 +169,7 @@ def _network(
         out: Tensor = network((x.clamp(0, 1) - middle) / spread)
         return out
 
-    return Extractor(name=name, digest=_file_digest(file), extract=extract, device=device, side=side)
+    return Extractor(name=name, digest=digests.of_file(file), extract=extract, device=device, side=side)
 
 
 def _load(network: nn.Module, file: Path, name: str) -> None:
@@ -233,30 +223,6 @@ def _cached_by_hub(name: str, network: nn.Module) -> Path:
         return Path(hf_hub_download(repository, "model.safetensors"))
 
 
-def _cached_by_open_clip(name: str, model: str, tag: str, network: nn.Module) -> Path:
-    """The file of a tag's weights in the hub's cache; fetched if that is possible."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
-
-    source = get_pretrained_cfg(model, tag)
-    if not source:
-        tags = ", ".join(list_pretrained_tags_by_model(model)) or "none"
-        raise UserError(f"open_clip has no weights {tag!r} of {model}: there are {tags}")
-    repository, _, file = source.get("hf_hub", "").rpartition("/")
-    file = file or "open_clip_model.safetensors"
-    found = try_to_load_from_cache(repository, file) if repository else None
-    if isinstance(found, str):
-        return Path(found)
-    host = constants.ENDPOINT if repository else source["url"]
-    if not reachable(host):
-        num_bytes = sum(weight.numel() for weight in network.parameters()) * 4
-        wanted = f"{repository}/{file}" if repository else source["url"].rpartition("/")[2]
-        place = f"{constants.HF_HUB_CACHE} (as huggingface_hub keeps {repository})" if repository else "~/.cache/clip"
-        raise missing(name, wanted, place, num_bytes, host.split("/")[2])
-    with quiet():
-        return Path(download_pretrained(source))
-
-
 def _no_package(name: str, package: str) -> UserError:
     return UserError(f"{name} needs the package {package}, which is not installed: pip install 'ambient-omni[eval]'")
 
@@ -264,12 +230,3 @@ def _no_package(name: str, package: str) -> UserError:
 def _must_exist(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

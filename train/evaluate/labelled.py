@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...curate.whole import write_whole
 from ...schemas.errors import UserError
-from ..files import write_whole
 
 _WIDTHS = (32, 64, 128)
 _NUM_FEATURES = 128

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import writing
+from ...curate.whole import writing
 from .verdict import Result, by_arm
 
 _SIZE = (6.4, 4.0)  # inches

@@ -1,6 +1,5 @@
 """What samples are compared with: features of real pictures, computed once per set, space and extractor."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ...curate import digests
 from ...curate.reporter import Reporter
+from ...curate.whole import write_whole, writing
 from ...schemas.space import Space
-from ..files import write_whole, writing
 from ..pictures import cache_folder
 from .distances import Moments, moments
 from .extractors import Extractor, features_of
@@ -32,17 +32,14 @@ class Reference:
     features: Tensor
 
 
-def reference_of(
-    source: Source, space: Space, extractor: Extractor, *, workers: int, reporter: Reporter, cache: Path | None = None
-) -> Reference:
+def reference_of(source: Source, space: Space, extractor: Extractor, *, workers: int, reporter: Reporter) -> Reference:
     """Features of a set of pictures, from the cache if it has been seen before, else computed and kept there.
 
-    cache: a folder, by default one of the user's. A file is named after the content of the pictures, the space and the
-    extractor, so it is never out of date.
+    A file of the cache is named after the content of the pictures, the space and the extractor, so it is never out of
+    date.
     """
-    key = f"{_VERSION} {source.fingerprint()} {space.shape} {extractor.digest}"
-    folder = cache or cache_folder() / "features"
-    path = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
+    key = digests.of_json([_VERSION, source.fingerprint(), space.shape, extractor.digest])
+    path = cache_folder() / "features" / f"{key}.safetensors"
     if found := _stored(path, extractor.device):
         reporter.say(f"features of {source.name} ({found.moments.num:,} pictures) from the cache")
         return found

@@ -1,6 +1,5 @@
 """Sets of pictures to evaluate, wherever they lie: a pool, a manifest with a predicate, or an npz of samples."""
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from ...curate import digests
+from ...curate.candidates import Candidate
 from ...curate.images import Unusable, decode, fit, load_many
 from ...curate.parallel import map_in_order
 from ...curate.pool import content_id, find
@@ -21,7 +22,7 @@ from ...curate.remote import address
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots, read_bytes, relocated
 from ...schemas.errors import UserError
-from ...schemas.manifest import MAIN_ROOT, METADATA_KEY, read_metadata
+from ...schemas.manifest import MAIN_ROOT, METADATA_KEY, file_metadata, read_metadata
 from ...schemas.space import Space
 
 CLEAN = "role = 'clean'"
@@ -56,7 +57,7 @@ class Source:
 
     def fingerprint(self) -> str:
         """BLAKE2b-128 in hex over the content ids in their order."""
-        return hashlib.blake2b("".join(self.ids).encode(), digest_size=16).hexdigest()
+        return digests.of_bytes("".join(self.ids).encode())
 
     def rows(self, rows: Sequence[int]) -> "Source":
         """The pictures with these numbers, in this order."""
@@ -83,15 +84,18 @@ def open_source(
     where: SQL predicate over the columns of a manifest, by default CLEAN; only rows with status ``ok`` count. roots:
     where those of a manifest lie now. Raises UserError where there is no picture.
     """
-    if path.suffix == ".npz":
-        source = _from_npz(path)
-    elif is_manifest(path):
-        source = _from_manifest(path, CLEAN if where is None else where, roots or {})
-    else:
-        source = _from_pool(path, workers, reporter)
-    if where is not None and not is_manifest(path):
+    if is_manifest(path):
+        return _from_manifest(path, CLEAN if where is None else where, roots or {})
+    if where is not None:
         raise UserError(f"--where picks rows of a manifest, and {path} is none: leave it out")
-    return source
+    return _from_npz(path) if path.suffix == ".npz" else _from_pool(path, workers, reporter)
+
+
+def count(path: Path, *, where: str | None = None, roots: Roots | None = None) -> int:
+    """How many pictures ``open_source`` finds; those of a pool are listed, and none is read."""
+    if where is None and path.suffix != ".npz" and not is_manifest(path):
+        return len(_listed(path)[0])
+    return len(open_source(path, where=where, roots=roots, workers=0, reporter=Reporter(quiet=True)))
 
 
 def read(source: Source, space: Space, *, workers: int, reporter: Reporter) -> tuple[Tensor, list[int]]:
@@ -132,12 +136,7 @@ def common_space(samples: Source, reference: Source) -> Space:
 
 def is_manifest(path: Path) -> bool:
     """Whether a file is one of ``ambient annotate``, and not a pool that is a Parquet file."""
-    if path.suffix != ".parquet" or not path.is_file():
-        return False
-    try:
-        return METADATA_KEY in (pq.read_schema(path).metadata or {})
-    except pa.ArrowInvalid:
-        return False
+    return METADATA_KEY in file_metadata(path)
 
 
 def _from_npz(path: Path) -> Source:
@@ -187,10 +186,7 @@ def _from_manifest(path: Path, where: str, moved: Roots) -> Source:
 
 
 def _from_pool(path: Path, workers: int, reporter: Reporter) -> Source:
-    roots = {MAIN_ROOT: address(path)}
-    candidates = [candidate for candidate in find(roots).candidates if candidate.problem is None]
-    if not candidates:
-        raise UserError(f"there is no picture in {path}: name a folder, archive, manifest or npz of pictures")
+    candidates, roots = _listed(path)
     uris = [candidate.uri for candidate in candidates]
 
     def identify(uri: str) -> str:
@@ -206,6 +202,15 @@ def _from_pool(path: Path, workers: int, reporter: Reporter) -> Source:
             advance(1)
     labels = [-1 if candidate.label is None else candidate.label for candidate in candidates]
     return Source(name=str(path), ids=ids, labels=torch.tensor(labels), uris=uris, roots=roots)
+
+
+def _listed(path: Path) -> tuple[list[Candidate], Roots]:
+    """The pictures of a pool, and its root."""
+    roots = {MAIN_ROOT: address(path)}
+    candidates = [candidate for candidate in find(roots).candidates if candidate.problem is None]
+    if not candidates:
+        raise UserError(f"there is no picture in {path}: name a folder, archive, manifest or npz of pictures")
+    return candidates, roots
 
 
 def _short_side(uri: str, roots: Roots) -> int | None:

@@ -9,8 +9,6 @@ import numpy as np
 Result = dict[str, Any]
 """What ``compare`` recorded of one arm and seed."""
 
-LOWER_IS_BETTER = {"frechet", "kernel", "memorised"}
-
 RULE = (
     "An arm is called better or worse where the 95 % interval of the mean difference of the Frechet distance leaves 0 "
     "out: Student's t over the seeds, whose runs are paired, with the samples' own chance as the least standard error. "

@@ -2,14 +2,11 @@
 
 import json
 import shutil
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ambient import cli
 from ambient.curate.annotate import AnnotateConfig, annotate
 from ambient.curate.corrupt import corrupt
 from ambient.curate.corruptions import parse
@@ -23,10 +20,10 @@ from ambient.train.evaluate.compare import CompareConfig, compare, plan, table
 from ambient.train.evaluate.judge import denoising, moments_of
 from ambient.train.rows import read_rows
 from ambient.train.trained import load_trained
+from in_process import run_command
 from PIL import Image
 
 QUIET = Reporter(quiet=True)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TINY = ["num_images=96", "batch_size=16", "network.channels=8", "network.multipliers=1,2", "sample_count=0"]
 ARMS = ["clean", "all", "ambient", "fixed-1.5", "sharp"]
 
@@ -64,15 +61,9 @@ def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cmp") / "cmp"
     options = ["--seeds", "1", "--num", "8", "--holdout", "0.4", "--fixed", "1.5", "--arm", "sharp=sharpness > -2"]
     settings = [word for setting in TINY for word in ("--set", setting)]
-    handlers = [signal.getsignal(number) for number in SIGNALS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(out.parent / "cache"))
-        patch.setattr(sys, "argv", ["ambient", "compare", str(manifest), "-o", str(out), *options, *settings])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    for number, handler in zip(SIGNALS, handlers, strict=True):
-        signal.signal(number, handler)
-    assert not end.value.code
+        assert run_command("compare", manifest, "-o", out, *options, *settings) == 0
     return out
 
 

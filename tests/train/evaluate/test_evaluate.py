@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +9,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient import cli
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import read_metadata
 from ambient.schemas.space import Space
 from ambient.train.evaluate import evaluate as module
 from ambient.train.evaluate import reference as reference_module
-from ambient.train.evaluate.evaluate import EvalConfig, evaluate, table
+from ambient.train.evaluate import sources
+from ambient.train.evaluate.evaluate import EvalConfig, evaluate, plan, table
 from ambient.train.evaluate.extractors import open_extractor
 from ambient.train.evaluate.quality import win_rate
 from ambient.train.evaluate.reference import reference_of
 from ambient.train.evaluate.sources import common_space, is_manifest, open_source, read
+from ambient.train.precondition import Denoiser
+from in_process import run_command
 from photo_pool import write_photo_pool
 from scipy import stats
 from small_pool import write_pool
 from trained_run import write_run
 
 QUIET = Reporter(quiet=True)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAST = EvalConfig(num=24)
 
 
@@ -38,15 +36,6 @@ FAST = EvalConfig(num=24)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ambient" / "features"
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """A command handles signals for as long as its process lives: here they are handed back."""
-    before = [signal.getsignal(number) for number in SIGNALS]
-    yield
-    for number, handler in zip(SIGNALS, before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +76,12 @@ def test_folders(pool: Path) -> None:
     assert set(table(soft)["measure"].to_pylist()) >= {*soft["measures"], "sharpness wins"}
 
 
-@pytest.mark.usefixtures("handlers")
 def test_the_command_prints_a_table_or_json_and_writes_a_file(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*options: str) -> tuple[int, str, str]:
-        words = ["ambient", "eval", str(pool / "soft"), "--reference", str(pool / "clean"), "--num", "20", *options]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
+        code = run_command("eval", pool / "soft", "--reference", pool / "clean", "--num", 20, *options)
+        return code, *capsys.readouterr()
 
     code, out, _ = run("-o", str(tmp_path / "result.json"), "--device", "cpu")
     written = json.loads((tmp_path / "result.json").read_text())
@@ -105,9 +90,50 @@ def test_the_command_prints_a_table_or_json_and_writes_a_file(
     assert shown["frechet"] == f"{written['measures']['frechet']['value']:.4g}"
     code, out, _ = run("--json", "--device", "cpu")
     assert values(json.loads(out)) == pytest.approx(values(written), rel=1e-9)
+    code, out, _ = run("--dry-run")
+    assert (code, json.loads(out)["feature_evaluations"]) == (0, 20 + 60)
     code, out, err = run("--weights", "inception=none", "--device", "cpu")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "ambient: --weights inception=FILE: the features are texture"
+
+
+def test_a_plan_says_how_much_and_writes_nothing(
+    pool: Path, fields: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are those of what is then done."""
+    run = write_run(tmp_path / "run")
+    config = EvalConfig(num=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "read_bytes", None)
+        before = sorted(tmp_path.rglob("*"))
+        of_folders, of_run = plan(pool / "soft", pool / "clean", FAST), plan(run, fields, config)
+        assert sorted(tmp_path.rglob("*")) == before
+    assert [of_folders[f"{what}_pictures"] for what in ("sample", "reference")] == [24, 60]
+    assert of_folders["denoiser_evaluations"] == 0
+    assert of_run["pictures_to_draw"] == 9
+    assert of_run["where"] == "role = 'clean'"
+    assert plan(pool / "soft", fields, EvalConfig(num=9, where="label = 1"))["reference_pictures"] == 18
+    calls = count_calls(monkeypatch)
+    result = evaluate(run, fields, config, reporter=QUIET, device="cpu")
+    assert [result[what]["pictures"] for what in ("samples", "reference")] == [9, of_run["reference_pictures"]]
+    assert sum(calls) == of_run["denoiser_evaluations"]
+    assert plan(run, fields, config)["pictures_to_draw"] == 0
+    with pytest.raises(UserError, match="needed at least"):
+        plan(pool / "soft", fields, EvalConfig(num=9, where="uri = '000.png'"))
+    with pytest.raises(UserError, match="--where picks rows of a manifest"):
+        plan(fields, pool / "clean", EvalConfig(num=9, where="label = 1"))
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pictures of each call of a denoiser from now on."""
+    real, calls = Denoiser.forward, []
+
+    def counted(self: Denoiser, x: torch.Tensor, *arguments: object) -> torch.Tensor:
+        calls.append(len(x))
+        return real(self, x, *arguments)
+
+    monkeypatch.setattr(Denoiser, "forward", counted)
+    return calls
 
 
 def test_a_seed_decides(pool: Path) -> None:
@@ -188,7 +214,7 @@ def test_the_reference_is_computed_once(pool: Path, cache: Path, monkeypatch: py
         reference_of(source.rows(range(50)), Space(resolution=16), extractor, workers=0, reporter=QUIET)
     monkeypatch.undo()
     file.write_bytes(file.read_bytes()[:100])
-    torn = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET, cache=cache)
+    torn = reference_of(source, Space(resolution=16), extractor, workers=0, reporter=QUIET)
     torch.testing.assert_close(torn.features[:20], first.features, rtol=0, atol=0)
 
 

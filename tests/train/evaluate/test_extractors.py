@@ -4,8 +4,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from ambient.curate import digests, openclip
 from ambient.curate.corruptions import parse
 from ambient.schemas.errors import UserError
 from ambient.train.evaluate import extractors
@@ -13,6 +15,7 @@ from ambient.train.evaluate.distances import frechet_distance, kernel_distance, 
 from ambient.train.evaluate.extractors import features_of, open_extractor
 from ambient.train.evaluate.labelled import accuracy, load_classifier, save_classifier, train_classifier
 from ambient.train.evaluate.texture import NUM_FEATURES, texture
+from little_clip import write_little_clips
 from photo_pool import tiles
 from safetensors.torch import save_file
 from torch import Tensor
@@ -131,6 +134,22 @@ def test_networks_of_timm_with_weights_of_the_users(tmp_path: Path, photographs:
         open_extractor(name, CPU, weights={name: str(tmp_path / "x.safetensors")})
 
 
+def test_networks_of_open_clip_are_as_their_tag_was_trained(
+    tmp_path: Path, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the user's file too: OpenAI's networks have QuickGELU, which no file says, and colours of their own."""
+    file = write_little_clips(tmp_path)["little-vit"].weights
+    tag = {"url": "", "quick_gelu": True, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.2)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "little-vit", {"openai": tag})
+    extractor = open_extractor("openclip:little-vit", CPU, weights={"openclip:little-vit": file})
+    theirs = open_clip.create_model("little-vit", pretrained=file, force_quick_gelu=True).eval()
+    x = torch.nn.functional.interpolate(photographs[:3].float() / 255, (32, 32), mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(tag[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        torch.testing.assert_close(features_of(photographs[:3], extractor), theirs.visual((x.clamp(0, 1) - mean) / std))
+    assert extractor.digest == digests.of_file(Path(file))
+
+
 def test_inception_is_torch_fidelitys_with_the_users_file(
     tmp_path: Path, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +181,8 @@ def test_inception_is_torch_fidelitys_with_the_users_file(
     ],
 )
 def test_missing_weights_are_one_line(name: str, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(extractors, "reachable", lambda _: False)
+    for module in (extractors, openclip):
+        monkeypatch.setattr(module, "reachable", lambda _: False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("timm.create_model", lambda model, **_: FakeNetwork(model))
     with pytest.raises(UserError) as error:

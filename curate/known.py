@@ -1,0 +1,66 @@
+"""Scores that an earlier run has written, and where score columns belong in a table."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..schemas.errors import UserError
+from ..schemas.manifest import ANNOTATION, METADATA_KEY, file_metadata, read_metadata, score_fields
+from ..schemas.scored import SCORED_KEY, read_scored
+from . import duplicates
+from .uris import Roots
+
+
+def is_known(path: Path) -> bool:
+    """Whether a file is a manifest or a table that `ambient score` wrote, and not a pool that is a Parquet file."""
+    return not {METADATA_KEY, SCORED_KEY}.isdisjoint(file_metadata(path))
+
+
+def join_scores(records: pa.Table, path: Path) -> pa.Table:
+    """The records with the score columns of another table that they do not have, matched by content id.
+
+    path: a manifest or what `ambient score` wrote. Raises UserError where it is neither, or no picture is in both.
+    """
+    names = score_names(path)
+    other = pq.read_table(path, columns=["id", "status", *names])
+    other = other.filter(pc.equal(other["status"].cast(pa.string()), "ok"))
+    place = pc.index_in(records["id"], value_set=other["id"].combine_chunks())
+    if place.null_count == len(place):
+        raise UserError(f"{path} has scores of other pictures: none of its ids is in this pool")
+    for name in names:
+        if name not in records.column_names:
+            records = with_column(records, name, other[name].take(place))
+    return records
+
+
+def score_names(path: Path) -> list[str]:
+    """The score columns of a manifest or of what `ambient score` wrote. Raises UserError where it is neither."""
+    read_about(path)
+    return [column.name for column in score_fields(pq.read_schema(path)) if _is_score(column)]
+
+
+def _is_score(column: pa.Field) -> bool:
+    embedding = pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()
+    return column.type == pa.float32() or embedding or column.name in duplicates.NAMES
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The column replaced, or put before what annotation adds."""
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if name in table.column_names:
+        return table.set_column(table.schema.get_field_index(name), name, values)
+    after = [i for i, existing in enumerate(table.column_names) if existing in ANNOTATION.names]
+    return table.add_column(min(after, default=table.num_columns), name, values)
+
+
+def read_about(path: Path) -> tuple[dict[bytes, bytes], Roots]:
+    """(schema metadata to keep, roots) of a manifest or of a table that an earlier run wrote."""
+    if not path.is_file():
+        raise UserError(f"there is no manifest at {path}")
+    try:
+        kept: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    return kept, (read_metadata(path).roots if METADATA_KEY in kept else read_scored(path).roots)

@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all, whether a kill comes or the disk fills."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..schemas.errors import UserError
+
+PARTIAL = ".partial"
+"""Ending of the name of what is not finished."""
+
+
+@contextmanager
+def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> Iterator[Path]:
+    """A temporary name beside path that becomes path when the block succeeds, and is removed when it does not.
+
+    name: of the temporary file, by default path's with PARTIAL; several processes that may write path need one each.
+    synced: flush it to disk first; else a kill still leaves all of it or nothing, but a power cut may leave a damaged
+    one. Raises UserError when it cannot be written.
+    """
+    partial = path.with_name(name or path.name + PARTIAL)
+    try:
+        with writing(path):
+            yield partial
+            if synced:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Write one file; as ``replacing``."""
+    with replacing(path, synced=synced) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn a failure to write at or below a place into a UserError of one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk that holds {place} is full: free some space and run the same command again"
+        else:
+            message = f"cannot write to {place} ({error.strerror or error}): check its permissions or choose another"
+        raise UserError(message) from error
