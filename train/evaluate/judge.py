@@ -1,7 +1,7 @@
 """What a trained run is worth: measures of its samples, of its earlier averages, and of its denoising, as JSON."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .extractors import Extractor, features_of
 from .measures import measure, measure_copies, measure_frechet, to_json
 from .quality import compare_scores
 from .reference import Reference
+from .sources import resized
 from .validation import Validation, validate
 
 MOST_IN_CURVE = 2_000
@@ -36,7 +37,7 @@ class Judge:
     reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
     (M, C, R, R) uint8.
     held_out: (H, C, R, R) uint8 pictures that no run has seen; names: (H,) int64, of their noise; labels: (H,) int64,
-    -1 where unknown. trained_on: (T, C, R, R) uint8, clean training pictures, among which copies are looked for.
+    -1 where unknown. trained_on: (T, C, S, S) uint8, S <= R, clean training pictures, for copies.
     num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
     """
 
@@ -61,7 +62,8 @@ def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> d
     pixels = draw(trained, judge.num, device)
     features = features_of(pixels, judge.extractor)
     measured = measure(features, judge.reference, seed=judge.seed)
-    measured["memorised"] = measure_copies(pixels, judge.trained_on, device)
+    small = replace(trained.space, resolution=judge.trained_on.shape[-1])
+    measured["memorised"] = measure_copies(resized(pixels, small), judge.trained_on, device)
     return {
         "checkpoint": trained.checksum,
         "samples": judge.num,

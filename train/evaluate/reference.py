@@ -38,7 +38,7 @@ def reference_of(
     """Features of a set of pictures, from the cache if it has been seen before, else computed and kept there.
 
     cache: a folder, by default one of the user's. A file is named after the content of the pictures, the space and the
-    extractor, so it is never out of date.
+    extractor, so it is never out of date; where some pictures cannot be read now, nothing is kept.
     """
     key = f"{_VERSION} {source.fingerprint()} {space.shape} {extractor.digest}"
     folder = cache or cache_folder() / "features"
@@ -49,7 +49,8 @@ def reference_of(
     features, kept = source_features(source, space, extractor, workers=workers, reporter=reporter)
     by_content = sorted(range(len(kept)), key=lambda i: source.ids[kept[i]])[:MOST_IN_PAIRS]
     reference = Reference(moments=moments(features), features=features[by_content])
-    _store(path, reference)
+    if len(kept) == len(source):
+        _store(path, reference)
     return reference
 
 
