@@ -198,8 +198,19 @@ def _runs(runs: list[Result]) -> str:
         names = ("frechet", "kernel", "precision", "recall", "density", "coverage")
         values = [f"{run['measures'][name]['value']:.4g}" for name in names]
         link = f"[{stem}](../benchmarks/proof/results/{stem}.json)"
-        rows.append([link, run["date"], *values, f"{run['train_s']:.0f}"])
-    heads = ["run", "date", "Frechet", "kernel", "precision", "recall", "density", "coverage", "training s"]
+        rows.append([link, run["date"], *values, f"{run['images_per_s']:,.0f}", f"{run['judged_s']:.0f}"])
+    heads = [
+        "run",
+        "date",
+        "Frechet",
+        "kernel",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "pictures/s",
+        "measured in s",
+    ]
     return "Every run:\n\n" + _table(heads, rows)
 
 

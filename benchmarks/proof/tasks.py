@@ -160,7 +160,7 @@ def work(
     arm, change, table = arm_of(job.label, slim), ABLATIONS.get(job.label), pq.read_table(slim)
     write_arm(slim, table, np.zeros(len(table), dtype=bool), arm, path)
     config = replace(training(proof, options), seed=job.seed, **(change.settings if change else {}))
-    undo, begin = change.patch() if change else (lambda: None), time.monotonic()
+    undo = change.patch() if change else lambda: None
     try:
         train(
             path,
@@ -176,10 +176,10 @@ def work(
         undo()
     if stop():
         return False
-    seconds = round(time.monotonic() - begin, 1)
     found = record(run, path, arm, job.seed, judge, workers=_READERS, reporter=reporter)
     pixels = found.pop("first")
-    about = {"proof": proof.name, "row": SHARED if arm == CLEAN else job.row, "label": job.label, "train_s": seconds}
+    about = {"proof": proof.name, "row": SHARED if arm == CLEAN else job.row, "label": job.label}
+    about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
     about["formula"] = change.formula if change else arm.meaning
     about["known"] = known_and_unknown(proof, job, run, judge)
     save_grid(options.work / "results" / f"{stem}.png", pixels[:8], columns=8)
@@ -285,6 +285,10 @@ def _write_slim(manifest: Path, out: Path) -> None:
         table = table.set_column(place, column, pa.nulls(len(table), column.type))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(out, table, manifest_schema([]), read_metadata(manifest))
+
+
+def _lines(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines()
 
 
 def _tensor(pictures: U8) -> torch.Tensor:

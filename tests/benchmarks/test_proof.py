@@ -85,7 +85,7 @@ class Losses:
     def by_hand(self, label: str) -> torch.Tensor:
         """From the formula in words; D of a network that says 0 is c_skip x_t."""
         torch.manual_seed(0)
-        z = torch.randn(4, 1, 8, 8) if label == "fresh" else self.z
+        z = torch.randn(4, 1, 8, 8) if label in ("fresh", "plain") else self.z
         sigma, s = self.sigma.view(-1, 1, 1, 1), self.s.view(-1, 1, 1, 1)
         alpha = (sigma**2 - s**2) / sigma**2
         x_n = self.w0 + s * z
@@ -246,7 +246,8 @@ def run_record(row: str, label: str, seed: int, frechet: float) -> dict:
         "measures": {"frechet": measured(frechet), **{name: measured(0.5) for name in names}},
         "validation": {"sigma": [0.1, 1.0], "mean": [0.02 * frechet, 0.3], "error": [0.001, 0.01]},
         "sigma_min_mean": 1.5,
-        "train_s": 10.0,
+        "images_per_s": 1000.0,
+        "judged_s": 10.0,
         "date": "2026-01-01",
         "hardware": "a machine",
         "torch": "2",
