@@ -44,8 +44,8 @@ def main() -> None:
     print(f"{options.out}: {len(read)} records")
 
 
-def page(read: list[Result], draw: Callable[[str, Rows], list[str]] = lambda *_: []) -> str:
-    """The whole page. read: records of runs (with ``arm``) and of annotations (without). draw: plots, by name."""
+def page(read: list[Result], draw: Callable[[str, Rows], dict[str, str]] = lambda *_: {}) -> str:
+    """The whole page. read: records of runs, with ``arm``, and of annotations. draw: plots, name -> caption."""
     runs = [record for record in read if "arm" in record]
     groups: dict[tuple[str, int, int], list[Result]] = defaultdict(list)
     for run in runs:
@@ -55,7 +55,7 @@ def page(read: list[Result], draw: Callable[[str, Rows], list[str]] = lambda *_:
         parts.append(f"## {proof}, {images:,} training pictures, {samples:,} samples")
         rows = by_row(found)
         parts += [_conditions(found), _main_table(rows), _verdicts(rows)]
-        parts += [f"![{name}](results/{name})" for name in draw(proof, rows)]
+        parts += [f"{caption}:\n\n![{caption}](results/{name})" for name, caption in draw(proof, rows).items()]
         parts += [_ablation_table(rows), _known_table(rows), _denoising_table(rows), _runs(found)]
     if annotations := [record for record in read if "arm" not in record]:
         parts += ["## Annotation", _annotations(annotations)]
@@ -149,6 +149,8 @@ def _known_table(found: Rows) -> str:
     """Denoising error on training pictures as a share of that on others alike, mean over seeds."""
     rows, levels = [], []
     for name, labels in found.items():
+        if not set(labels) & (set(ABLATIONS) - {"ambient"}):
+            continue
         for label, seeds in labels.items():
             runs = [run for run in seeds.values() if "known" in run]
             pairs = {

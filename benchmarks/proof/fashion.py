@@ -40,7 +40,7 @@ def open_proof(data: Path, most: int | None) -> Proof:
         rows={row: [row] for row in ROWS},
         jobs=jobs(),
         extractor=str(CLASSIFIER),
-        settings=["network.channels=96"],
+        settings=["network.channels=64"],
     )
 
 

@@ -216,6 +216,8 @@ def pack(work: Path, out: Path) -> None:
 
 def unpack(keep: Path, work: Path) -> None:
     """What ``pack`` packed, but for logs; what is there stays."""
+    if not (keep / "results.tgz").exists():
+        sys.exit(f"there is no results.tgz in {keep}")
     for name in _PACKED:
         if name != "logs" and (keep / f"{name}.tgz").exists() and not (work / name / "unpacked").exists():
             with tarfile.open(keep / f"{name}.tgz") as archive:

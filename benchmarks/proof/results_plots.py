@@ -8,27 +8,31 @@ import torch
 from ambient.train.evaluate.verdict import mean_of
 from ambient.train.samples import load_pngs, save_grid
 
+CAPTIONS = {
+    "distances": "Frechet distance of each row and arm, with 90 % intervals",
+    "curve": "Frechet distance of 2,000 samples against training pictures seen, a line for each seed",
+    "denoising": "Denoising error on held-out pictures as a share of that of clean only, by noise level",
+    "samples": "For each row a line of samples of each arm in the order of the table, all from the same noise",
+}
+
 Labels = dict[str, dict[int, dict[str, Any]]]
 """Label -> seed -> what was recorded of the run."""
 
 _SIZE = (7.2, 4.0)  # inches
 
 
-def draw_all(proof: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, folder: Path) -> list[str]:
-    """Write PROOF-distances.png, -curve.png, -denoising.png and -samples.png into folder; returns their names.
+def draw_all(proof: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, folder: Path) -> dict[str, str]:
+    """Write PROOF-distances.png, -curve.png, -denoising.png and -samples.png into folder; returns name -> caption.
 
     rows: name -> labels. arms: label -> how it is called. pictures: folder of the runs' first samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots = {"distances": _distances, "curve": _curves, "denoising": _denoising}
-    names = []
     for name, draw in plots.items():
         figure = draw(rows, arms)
-        names.append(f"{proof}-{name}.png")
-        figure.savefig(folder / names[-1], dpi=100, bbox_inches="tight")
-    names.append(f"{proof}-samples.png")
-    _samples(proof, rows, arms, pictures, folder / names[-1])
-    return names
+        figure.savefig(folder / f"{proof}-{name}.png", dpi=100, bbox_inches="tight")
+    _samples(proof, rows, arms, pictures, folder / f"{proof}-samples.png")
+    return {f"{proof}-{name}.png": caption for name, caption in CAPTIONS.items()}
 
 
 def _distances(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
