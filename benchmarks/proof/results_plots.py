@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ambient.train.evaluate.plots import scale_distances
 from ambient.train.evaluate.verdict import mean_of
 from ambient.train.samples import load_pngs, save_grid
 
@@ -48,7 +49,8 @@ def _distances(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
         y, half = [mean.value for _, mean in found], [mean.half for _, mean in found]
         axes.errorbar(x, y, half, fmt="o", markersize=4, capsize=2, label=called)
     axes.set_xticks(range(len(rows)), list(rows), rotation=30)
-    axes.set(ylabel="Frechet distance", yscale="log")
+    axes.set(ylabel="Frechet distance")
+    scale_distances(axes)
     axes.legend(frameon=False)
     return figure
 
@@ -62,7 +64,8 @@ def _curves(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
                 x, y = zip(*((point["images"], point["frechet"]["value"]) for point in run["curve"]), strict=True)
                 colour = f"C{list(arms).index(label)}"
                 axes.plot(x, y, ".-", color=colour, linewidth=1, label=None if number else called)
-        axes.set(title=row, yscale="log")
+        axes.set(title=row)
+    scale_distances(panels[0])  # which all share
     panels[0].legend(frameon=False, fontsize=7)
     figure.supxlabel("training pictures seen")
     figure.supylabel("Frechet distance of 2,000 samples")
