@@ -56,12 +56,21 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--command", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.command = command(options, parser)
     if options.role:
         follow(options)
     else:
         lead(options, time.monotonic())
+
+
+def command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """What gives the same values, whatever the folders."""
+    words = ["python", "benchmarks/proof/prove.py", options.proof, "--data", "DATA", "--work", "WORK", "--out", "OUT"]
+    for name in ("images", "samples", "pool_size", "draws", "steps"):
+        if (value := getattr(options, name)) != parser.get_default(name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, *(word for setting in options.settings for word in ("--set", setting))])
 
 
 def lead(options: argparse.Namespace, begin: float) -> None:
@@ -88,7 +97,7 @@ def start(options: argparse.Namespace) -> list[str]:
     roles = [f"{kind}-{gpu}" for gpu in range(max(gpus, 1)) for kind in ("train", "prepare")]
     if any(running(options.work, role) for role in roles):
         return roles
-    command, end = shlex.join(["python", *sys.argv]), time.time() + options.minutes * 60
+    end = time.time() + options.minutes * 60
     for role in roles:
         environment = {
             **os.environ,
@@ -98,7 +107,7 @@ def start(options: argparse.Namespace) -> list[str]:
         }
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = role.partition("-")[2]
-        arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end), "--command", command]
+        arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end)]
         with (options.work / "logs" / f"{role}.txt").open("a") as log:
             subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
     deadline = time.monotonic() + 60
