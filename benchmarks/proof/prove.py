@@ -87,6 +87,8 @@ def lead(options: argparse.Namespace, begin: float) -> None:
     print(f"{len(results)} records: {', '.join(path.stem.partition('-')[2] for path in results)}")
     for path in sorted((options.work / "failed").glob("*.txt")):
         print(f"FAILED {path.stem}: {path.read_text().strip().splitlines()[-1]}")
+    for role in started:
+        print(f"{role}: {(options.work / 'logs' / f'{role}.txt').read_text().strip().rpartition(chr(10))[2][:200]}")
     left = [role for role in started if running(options.work, role)]
     print(f"still at work: {', '.join(left)}: give the same command again" if left else "all has stopped")
 
@@ -97,7 +99,7 @@ def start(options: argparse.Namespace) -> list[str]:
     roles = [f"{kind}-{gpu}" for gpu in range(max(gpus, 1)) for kind in ("train", "prepare")]
     if any(running(options.work, role) for role in roles):
         return roles
-    end = time.time() + options.minutes * 60
+    processes, end = {}, time.time() + options.minutes * 60
     for role in roles:
         environment = {
             **os.environ,
@@ -109,9 +111,10 @@ def start(options: argparse.Namespace) -> list[str]:
             environment["CUDA_VISIBLE_DEVICES"] = role.partition("-")[2]
         arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end)]
         with (options.work / "logs" / f"{role}.txt").open("a") as log:
-            subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not all(running(options.work, role) for role in roles) and time.monotonic() < deadline:
+            processes[role] = subprocess.Popen(
+                arguments, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+    while any(not running(options.work, role) and process.poll() is None for role, process in processes.items()):
         time.sleep(_POLL_S / 10)
     return roles
 
