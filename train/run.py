@@ -187,7 +187,7 @@ class Run:
 
     def _write(self, saved: checkpoint.Checkpoint) -> Path:
         with writing(self.out):  # before the checkpoint: a run that continues from it stores these no more
-            for i, sigma_rel in enumerate(self.config.ema_stds):
+            for i, sigma_rel in enumerate(self.config.ema_stds if saved.num_images else ()):  # of no step: no average
                 ema.store(self.out, saved.num_images, sigma_rel, saved.parts[f"ema{i}"])
         return checkpoint.write(self.out, saved, keep=self.config.keep)
 

@@ -1,88 +1,65 @@
-"""Does it help? Fashion-MNIST at 32x32: 2 % clean, the rest damaged in one way.
-
-    python benchmarks/proof/fashion.py blur-1.0 --data /usr/share/datasets/fashion-mnist --work /tmp/fashion
-    python benchmarks/proof/fashion.py classifier --data ... --work ...      # made once, kept in this folder
-
-One call works on one row for --seconds and records each finished (arm, seed) under results/; later calls add to it, and
-several may run at once, each with its own --arms or --seeds, after one with --arms "" has written and annotated the
-pool. The manifests in WORK/manifests are worth keeping: with them nothing is annotated again.
+"""Fashion-MNIST at 32x32: 2 % clean, the rest damaged in one way.
 
 The data are those of Debian's package dataset-fashion-mnist, padded to 32x32. The same 1,200 of the 60,000 training
 pictures are clean in every row. Frechet distance: 10,000 samples against all 60,000 undamaged training pictures, in the
 features of a classifier trained on the labels of the 10,000 test pictures (fashion.safetensors), on which denoising is
 measured, too.
+
+    python benchmarks/proof/fashion.py /usr/share/datasets/fashion-mnist    # trains that classifier; made once
 """
 
-import argparse
 import gzip
-import time
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from ablations import ABLATIONS
 from ambient.curate.device import choose_device
-from ambient.curate.pool import content_id
-from ambient.train.evaluate.distances import moments
-from ambient.train.evaluate.extractors import features_of, open_extractor
-from ambient.train.evaluate.judge import Judge
 from ambient.train.evaluate.labelled import accuracy, save_classifier, train_classifier
-from ambient.train.evaluate.reference import MOST_IN_PAIRS, Reference
-from pools import U8, write_pool
-from prove import Row, arguments, prove, standard_jobs, training
+from pools import U8
+from tasks import Job, Proof
 
-ROWS = ("blur-0.4", "blur-0.6", "blur-0.8", "blur-1.0", "jpeg-15", "jpeg-25", "jpeg-50", "motion-5")
+ROWS = ("blur-0.6", "blur-1.0", "blur-0.8", "blur-0.4", "jpeg-25", "motion-5", "jpeg-15", "jpeg-50")
+"""In the order in which they are done."""
+
 CLASSIFIER = Path(__file__).parent / "fashion.safetensors"
-CLEAN_SHARE = 0.02
-_VALIDATED = 2_000
+_CLEAN_SHARE = 0.02
+_SEVERAL, _ABLATED = "blur-1.0", "blur-0.6"  # rows with three seeds, and with ablations
+_SEEDS = (0, 1, 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("row", help=f"classifier, or {', '.join(ROWS)}, or kind-strength of ambient corrupt")
-    arguments(parser)
-    options = parser.parse_args()
-    options.begin = time.monotonic()
-    if options.row == "classifier":
-        write_classifier(options.data, choose_device(options.device))
-        return
-    row, judge = prepare(options.row, options)
-    prove(row, standard_jobs(row, options.work, options), judge, training(options), options)
-
-
-def prepare(kind: str, options: argparse.Namespace) -> tuple[Row, Judge]:
-    """The row's pool, written if it is not there, and what its runs are measured against."""
-    pictures = read_pictures(options.data, "train")
-    if options.pool_size:
-        pictures = pictures[: options.pool_size]
-    clean = clean_ones(len(pictures))
-    folder = options.work / "pools" / f"fashion-{len(pictures)}-{kind}"
-    clean_zip, pool_zip = write_pool(folder, pictures, [kind], clean=clean)
-    row = Row(proof="fashion", name=kind, pool=pool_zip, clean=clean_zip, channels=1, resolution=32)
-    return row, judge_of(options, pictures, clean)
-
-
-def judge_of(options: argparse.Namespace, pictures: U8, clean: np.ndarray) -> Judge:
-    extractor = open_extractor(str(CLASSIFIER), choose_device(options.device))
-    real = torch.from_numpy(pictures)[:, None]
-    features = features_of(real, extractor)
-    test = read_pictures(options.data, "t10k")[:_VALIDATED]
-    return Judge(
-        extractor=extractor,
-        reference=Reference(moments=moments(features), features=features[:MOST_IN_PAIRS]),
-        fingerprint=content_id(pictures.tobytes()),
-        real=real[:MOST_IN_PAIRS],
-        held_out=torch.from_numpy(test)[:, None],
-        names=torch.arange(len(test)),
-        labels=torch.full((len(test),), -1),
-        trained_on=real[torch.from_numpy(clean)],
-        num=options.samples,
+def open_proof(data: Path, most: int | None) -> Proof:
+    """The proof on the pictures in a folder. most: take fewer, to try it out."""
+    pictures = read_pictures(data, "train")[:most]
+    return Proof(
+        name="fashion",
+        pictures=pictures,
+        clean=clean_ones(len(pictures)),
+        held_out=read_pictures(data, "t10k")[:most],
+        rows={row: [row] for row in ROWS},
+        jobs=jobs(),
+        extractor=str(CLASSIFIER),
+        settings=["network.channels=64"],
     )
 
 
+def jobs() -> list[Job]:
+    """Clean pictures only, a seed of each row, more seeds of one, ablations, more seeds of those."""
+    arms = ("ambient", "fixed", "all")
+    changed = [label for label in ABLATIONS if label != "ambient"]
+    found = [Job(row=ROWS[0], label="clean", seed=seed) for seed in _SEEDS[:2]]
+    found += [Job(row=row, label=label, seed=0) for row in ROWS for label in arms]
+    found += [Job(row=ROWS[0], label="clean", seed=_SEEDS[2])]
+    found += [Job(row=_SEVERAL, label=label, seed=seed) for seed in _SEEDS[1:] for label in arms]
+    found += [Job(row=_ABLATED, label=label, seed=0) for label in changed]
+    return found + [Job(row=_ABLATED, label=label, seed=seed) for seed in _SEEDS[1:] for label in ("ambient", *changed)]
+
+
 def clean_ones(num: int) -> np.ndarray:
-    """(num,) which pictures are clean: the same in every row."""
+    """(N,) bool: which of the training pictures are clean, the same in every row."""
     out = np.zeros(num, dtype=bool)
-    out[np.random.default_rng(0).permutation(num)[: round(CLEAN_SHARE * num)]] = True
+    out[np.random.default_rng(0).permutation(num)[: round(_CLEAN_SHARE * num)]] = True
     return out
 
 
@@ -108,4 +85,4 @@ def read_labels(data: Path, part: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    write_classifier(Path(sys.argv[1]), choose_device("auto"))

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +14,38 @@ from PIL import Image
 U8 = npt.NDArray[np.uint8]
 
 
-def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: U8, workers: int = 16) -> tuple[Path, Path]:
+def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: npt.NDArray[np.bool_]) -> tuple[Path, Path]:
     """``clean.zip`` and ``pool.zip`` of pictures (N, H, W) or (N, H, W, 3): what each kind damages, in equal shares.
 
     clean: (N,) which pictures stay as they are. Members are named kind/number.ppm, so that the kind is the source.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    damaged = np.flatnonzero(~clean)
-    kind_of = {int(row): kinds[place * len(kinds) // len(damaged)] for place, row in enumerate(damaged)}
-
-    def encoded(row: int) -> tuple[str, bytes]:
-        picture, kind = _rgb(pictures[row]), kind_of.get(row)
-        if kind is not None:
-            seed = int.from_bytes(hashlib.blake2b(f"{kind} {row}".encode(), digest_size=8).digest(), "little")
-            picture, _ = parse(kind)(picture, np.random.default_rng(seed))
-        grey = pictures.ndim == 3
-        data = io.BytesIO()
-        Image.fromarray(picture[:, :, 0] if grey else picture).save(data, "PPM")
-        return f"{kind or 'clean'}/{row:06d}.{'pgm' if grey else 'ppm'}", data.getvalue()
-
-    paths = folder / "clean.zip", folder / "pool.zip"
-    with ThreadPoolExecutor(workers) as threads:
-        for path, rows in zip(paths, (np.flatnonzero(clean), damaged), strict=True):
-            if path.exists():
-                continue
-            partial = path.with_name(path.name + PARTIAL)
-            with zipfile.ZipFile(partial, "w") as archive:
-                for name, data in threads.map(encoded, rows.tolist()):
-                    archive.writestr(zipfile.ZipInfo(name), data)  # which has a fixed date
-            partial.replace(path)
+    paths, others = (folder / "clean.zip", folder / "pool.zip"), np.flatnonzero(~clean)
+    suffix = "pgm" if pictures.ndim == 3 else "ppm"
+    for path, rows in zip(paths, (np.flatnonzero(clean), others), strict=True):
+        if path.exists():
+            continue
+        partial = path.with_name(path.name + PARTIAL)
+        with zipfile.ZipFile(partial, "w") as archive:
+            for place, row in enumerate(rows.tolist()):
+                kind = None if path == paths[0] else kind_at(place, len(rows), kinds)
+                picture = pictures[row] if kind is None else damaged(pictures[row], kind, row)
+                data = io.BytesIO()
+                Image.fromarray(picture).save(data, "PPM")
+                name = zipfile.ZipInfo(f"{kind or 'clean'}/{row:06d}.{suffix}")  # which has a fixed date
+                archive.writestr(name, data.getvalue())
+        partial.replace(path)
     return paths
 
 
-def _rgb(picture: U8) -> U8:
-    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+def kind_at(place: int, num: int, kinds: list[str]) -> str:
+    """How number ``place`` of ``num`` pictures is damaged."""
+    return kinds[place * len(kinds) // num]
+
+
+def damaged(picture: U8, kind: str, number: int) -> U8:
+    """(H, W) or (H, W, 3), damaged at random where the kind is random: a function of the number."""
+    seed = int.from_bytes(hashlib.blake2b(f"{kind} {number}".encode(), digest_size=8).digest(), "little")
+    colour = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    out, _ = parse(kind)(colour, np.random.default_rng(seed))
+    return out if picture.ndim == 3 else out[:, :, 0]

@@ -1,81 +1,52 @@
-"""What every proof shares: annotate a pool once, train an arm and a seed at a time until the time is up, write it down.
+"""Does it help? Trains and measures every arm of a proof, in the order of importance, for as long as there is time.
 
-A row is a pool; its results are results/PROOF-ROW-ARM-SEED.json. What has a file is not done again, on any machine.
+    python benchmarks/proof/prove.py fashion --data /usr/share/datasets/fashion-mnist --work /tmp/proof --out packed
+    python benchmarks/proof/prove.py photographs --data crops.npz --work /tmp/proof --out packed
+
+Starts two programs for each GPU, one that trains and measures and one that damages and annotates pools ahead of it.
+They take tasks from one list until --minutes have passed, on when this command has ended, too: it waits --wait seconds,
+packs what is finished into --out, and the same command given again waits and packs again, or continues what was killed.
+On another machine --keep FOLDER with those packed files goes on where they end; a training that was cut short begins
+anew there. Results go into benchmarks/proof/results by hand: tar -xzf packed/results.tgz -C benchmarks/proof
 """
 
 import argparse
+import fcntl
+import os
+import re
 import shlex
+import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import tasks
 import torch
-from ambient.curate.annotate import AnnotateConfig, annotate
-from ambient.curate.decide import Rule
-from ambient.curate.manifest import write_manifest
 from ambient.curate.reporter import Reporter
-from ambient.curate.rethreshold import rethreshold
-from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
-from ambient.train.config import TrainConfig
-from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
-from ambient.train.evaluate.compare import record
-from ambient.train.evaluate.evaluate import write_json
-from ambient.train.evaluate.judge import Judge
-from ambient.train.loop import train
-from ambient.train.run import spoken
-from ambient.train.samples import save_grid
+from tasks import Job
 
-RESULTS = Path(__file__).parent / "results"
-_JUDGING_S = 60.0  # kept back for measuring a run
-_SHARED = "any"  # the row of what is the same in all: clean pictures only
+PROOFS = ("fashion", "photographs")
+_PACKED = ("results", "manifests", "logs", "inductor")
+_RESULTS = Path(__file__).parent / "results"
+_POLL_S = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A pool. pool, clean: zip files. channels, resolution: of the Space. roots: of its manifests."""
-
-    proof: str
-    name: str
-    pool: Path
-    clean: Path
-    channels: int
-    resolution: int
-
-    @property
-    def roots(self) -> dict[str, str]:
-        return {"pool": str(self.pool.resolve()), "clean": str(self.clean.resolve())}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """An arm and a seed of a row.
-
-    label: of the arm in tables. per: ``picture`` or ``source``. changes: of the training's settings. patch: puts a
-    change into the trainer that it has no setting for, and returns what undoes it.
-    """
-
-    label: str
-    arm: Arm
-    seed: int
-    per: str = "picture"
-    changes: dict[str, Any] = field(default_factory=dict)
-    patch: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None)
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("proof", choices=PROOFS)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="pools, manifests, runs; manifests are worth keeping")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--seconds", type=float, default=560.0, help="of this call")
-    parser.add_argument("--arms", default="clean,ambient,fixed,all", help="with commas; none: annotate only")
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--work", type=Path, required=True, help="pools, manifests, runs, results, logs")
+    parser.add_argument("--out", type=Path, required=True, help="where what is worth keeping is packed")
+    parser.add_argument("--keep", type=Path, help="folder of what was packed before")
+    parser.add_argument("--minutes", type=float, default=27.0, help="from the first call on; then all stops")
+    parser.add_argument("--wait", type=float, default=560.0, help="seconds of this call")
+    parser.add_argument("--only", default="", help="regular expression on names of jobs, ROW-LABEL-SEED")
     parser.add_argument("--images", type=int, default=1_600_000, help="training pictures of each run")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--pool-size", type=int, help="fewer pictures, to try it out")
@@ -83,135 +54,188 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="of the annotation's classifier")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--role", help=argparse.SUPPRESS)
+    parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.command = command(options, parser)
+    if options.role:
+        follow(options)
+    else:
+        lead(options, time.monotonic())
 
 
-def manifests(row: Row, work: Path, options: argparse.Namespace, reporter: Reporter) -> dict[str, Path]:
-    """The row's manifests without their curves, by ``per``: annotated now, unless they are in ``work``."""
-    slim = {per: work / "manifests" / f"{row.proof}-{row.name}-{per}.parquet" for per in ("picture", "source")}
-    if all(path.exists() for path in slim.values()):
-        return slim
-    full, begin = work / "annotated" / row.proof / row.name / "manifest.parquet", time.monotonic()
-    full.parent.mkdir(parents=True, exist_ok=True)
-    config = AnnotateConfig(
-        clean=row.clean,
-        resolution=row.resolution,
-        channels=row.channels,
-        draws=options.draws,
-        steps=options.steps,
-    )
-    annotate(row.pool, full, config, device=options.device, workers=16, reporter=reporter)
-    seconds = time.monotonic() - begin
-    by_source = full.with_name("source.parquet")
-    rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
-    for per, path in (("picture", full), ("source", by_source)):
-        _write_slim(path, slim[per])
-    sigmas = _sigma_min(slim["picture"])
-    quantiles = dict(zip(("p10", "median", "p90"), np.quantile(sigmas, (0.1, 0.5, 0.9)).tolist(), strict=True))
-    about = {"proof": row.proof, "row": row.name, "pictures": len(sigmas), "seconds": round(seconds, 1), **quantiles}
-    about |= {"mean": float(sigmas[np.isfinite(sigmas)].mean()), "never": int(np.isinf(sigmas).sum())}
-    about |= {"draws": options.draws, "steps": options.steps, **_where_and_when(options.device)}
-    write_json(options.results / f"{row.proof}-{row.name}-annotation.json", about)
-    return slim
+def command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """What gives the same values, whatever the folders."""
+    words = ["python", "benchmarks/proof/prove.py", options.proof, "--data", "DATA", "--work", "WORK", "--out", "OUT"]
+    for name in ("images", "samples", "pool_size", "draws", "steps"):
+        if (value := getattr(options, name)) != parser.get_default(name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, *(word for setting in options.settings for word in ("--set", setting))])
 
 
-def prove(row: Row, jobs: Sequence[Job], judge: Judge, config: TrainConfig, options: argparse.Namespace) -> None:
-    """Train and measure jobs in turn until the time is up; what is cut short continues in the next call."""
-    reporter, end = Reporter(), options.begin + options.seconds
-    slim = manifests(row, options.work, options, reporter)
-    for job in jobs:
-        name = _SHARED if job.arm == CLEAN else row.name
-        stem = f"{row.proof}-{name}-{job.label}-{job.seed}"
-        path = options.results / f"{stem}.json"
-        if path.exists():
-            reporter.say(f"{stem} is recorded")
-            continue
-        if time.monotonic() > end - _JUDGING_S:
-            break
-        run, arm_path = options.work / "runs" / stem, options.work / "arms" / f"{stem}.parquet"
-        table = pq.read_table(slim[job.per])
-        write_arm(slim[job.per], table, np.zeros(len(table), dtype=bool), job.arm, arm_path)
-        unpatch, begin = job.patch(), time.monotonic()
-        try:
-            report = spoken(reporter)
-            train(
-                arm_path,
-                run,
-                replace(config, seed=job.seed, **job.changes),
-                device=options.device,
-                roots=row.roots,
-                workers=16,
-                stop=lambda: time.monotonic() > end - _JUDGING_S,
-                report=report,
+def lead(options: argparse.Namespace, begin: float) -> None:
+    """Start what is not running, wait, pack, and say how far it is."""
+    for name in ("results", "claims", "logs", "failed"):
+        (options.work / name).mkdir(parents=True, exist_ok=True)
+    if options.keep:
+        unpack(options.keep, options.work)
+    started = start(options)
+    while time.monotonic() < begin + options.wait and any(running(options.work, role) for role in started):
+        time.sleep(_POLL_S)
+    pack(options.work, options.out)
+    results = sorted((options.work / "results").glob(f"{options.proof}-*.json"))
+    print(f"{len(results)} records: {', '.join(path.stem.partition('-')[2] for path in results)}")
+    for path in sorted((options.work / "failed").glob("*.txt")):
+        print(f"FAILED {path.stem}: {path.read_text().strip().splitlines()[-1]}")
+    for role in started:
+        print(f"{role}: {(options.work / 'logs' / f'{role}.txt').read_text().strip().rpartition(chr(10))[2][:200]}")
+    left = [role for role in started if running(options.work, role)]
+    print(f"still at work: {', '.join(left)}: give the same command again" if left else "all has stopped")
+
+
+def start(options: argparse.Namespace) -> list[str]:
+    """Programs that outlive this one, two for each GPU. Returns their roles."""
+    gpus = torch.cuda.device_count() if options.device != "cpu" else 0
+    roles = [f"{kind}-{gpu}" for gpu in range(max(gpus, 1)) for kind in ("train", "prepare")]
+    if any(running(options.work, role) for role in roles):
+        return roles
+    processes, end = {}, time.time() + options.minutes * 60
+    for role in roles:
+        environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "XDG_CACHE_HOME": str(options.work.resolve() / "cache"),
+            "TORCHINDUCTOR_CACHE_DIR": str(options.work.resolve() / "inductor"),
+        }
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = role.partition("-")[2]
+        arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end)]
+        with (options.work / "logs" / f"{role}.txt").open("a") as log:
+            processes[role] = subprocess.Popen(
+                arguments, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        finally:
-            unpatch()
-        seconds = time.monotonic() - begin
-        if time.monotonic() > end - _JUDGING_S:
-            reporter.say(f"{stem}: the time is up; the same command continues")
+    while any(not running(options.work, role) and process.poll() is None for role, process in processes.items()):
+        time.sleep(_POLL_S / 10)
+    return roles
+
+
+def follow(options: argparse.Namespace) -> None:
+    """One of the programs: tasks of its kind, one after the other."""
+    lock = (options.work / "claims" / options.role).open("ab")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # which tells that it runs
+    proof = import_module(options.proof).open_proof(options.data, options.pool_size)
+    jobs = [job for job in proof.jobs if re.search(options.only, job.name)]
+    reporter, begin = Reporter(), time.time()
+
+    def say(message: str) -> None:
+        reporter.say(f"[{time.time() - begin:.0f} s] {message}")
+
+    def stop() -> bool:
+        return time.time() > options.end
+
+    if options.role.startswith("prepare"):
+        for row in dict.fromkeys(job.row for job in jobs if not recorded(options, proof.name, job.name)):
+
+            def prepare(row: str = row) -> None:
+                tasks.prepare(proof, row, options, reporter)
+                (options.work / "claims" / f"{row}.ready").touch()
+                say(f"{row} is ready")
+
+            if not stop():
+                once(options, f"{row}.preparing", f"{row}.ready", prepare)
+        return
+    tasks.warm_up(proof, options, say)
+    judge, longest = tasks.judge_of(proof, options), 0.0
+    say("ready to train")
+    while not stop():
+        open_jobs = [job for job in jobs if not finished(options, proof.name, job)]
+        if not open_jobs or time.time() + 0.8 * longest > options.end:
             break
-        found = record(run, arm_path, job.arm, job.seed, judge, workers=16, reporter=reporter)
-        pixels = found.pop("first")
-        save_grid(options.results / f"{stem}.png", pixels[:16], columns=16)
-        about = {"proof": row.proof, "row": name, "label": job.label, "train_s": round(seconds, 1)}
-        write_json(path, {**about, **found, **_where_and_when(options.device)})
-        reporter.say(f"{stem}: Frechet distance {found['measures']['frechet']['value']:.3f}")
+        for job in open_jobs:
+            since = time.time()
+
+            def train(job: Job = job) -> None:
+                tasks.work(proof, job, judge, options, stop, reporter)
+
+            ready = (options.work / "claims" / f"{job.row}.ready").exists()
+            if ready and once(options, f"{job.name}.training", f"../results/{proof.name}-{job.name}.json", train):
+                longest = max(longest, time.time() - since)
+                say(f"{job.name} took {time.time() - since:.0f} s")
+                break
+        else:
+            time.sleep(_POLL_S)
 
 
-def standard_jobs(row: Row, work: Path, options: argparse.Namespace) -> list[Job]:
-    """The arms and seeds asked for, seed by seed. ``fixed`` is the median sigma_min of the row, for all."""
-    median = float(np.quantile(_sigma_min(manifests(row, work, options, Reporter())["picture"]), 0.5))
-    arms = {"clean": CLEAN, "all": ALL, "ambient": AMBIENT, "fixed": fixed(round(median, 3))}
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    return [Job(label=name, arm=arms[name], seed=seed) for seed in seeds for name in options.arms.split(",") if name]
+def once(options: argparse.Namespace, claim: str, result: str, task: Callable[[], None]) -> bool:
+    """Do a task unless its result is there or another program is at it. Returns whether it was done.
+
+    What it raises is written down: one task that fails must not cost the others.
+    """
+    lock = claimed(options.work / "claims" / claim)
+    if lock is None:
+        return False
+    with lock:
+        if (options.work / "claims" / result).exists():
+            return False
+        try:
+            task()
+        except Exception:  # noqa: BLE001 (whatever it is, the other tasks go on)
+            (options.work / "failed" / f"{claim}.txt").write_text(traceback.format_exc())
+            traceback.print_exc()
+        return True
 
 
-def training(options: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """The proofs' training: a U-Net of 12 million weights, five averages kept on the way."""
-    on_gpu = torch.cuda.is_available() and options.device != "cpu"
-    settings = [
-        f"compile={'on' if on_gpu else 'off'}",
-        f"num_images={options.images}",
-        "batch_size=512",
-        "lr=1e-3",
-        "warmup_images=50000",
-        "network.channels=96",
-        "network.multipliers=1,2,2",
-        "network.blocks=2",
-        "network.attention_resolutions=16",
-        "network.dropout=0.1",
-        f"snapshot_images={-(-options.images // 5)}",
-        f"sample_images={options.images}",
-        "log_images=51200",
-        "pictures=cache",
-        "keep=1",
-        *(f"{name}={value}" for name, value in changes.items()),
-        *options.settings,
-    ]
-    return TrainConfig.from_settings(settings)
+def finished(options: argparse.Namespace, proof: str, job: Job) -> bool:
+    failed = options.work / "failed"
+    return recorded(options, proof, job.name) or any(
+        (failed / f"{name}.txt").exists() for name in (f"{job.name}.training", f"{job.row}.preparing")
+    )
 
 
-def _sigma_min(manifest: Path) -> np.ndarray:
-    """Of the pictures that are not clean."""
-    table = pq.read_table(manifest, columns=["sigma_min", "role", "status"])
-    other = np.array(table["role"].cast(pa.string()).to_pylist()) == "pool"
-    ok = np.array(table["status"].cast(pa.string()).to_pylist()) == "ok"
-    return table["sigma_min"].to_numpy()[other & ok].astype(np.float64)
+def recorded(options: argparse.Namespace, proof: str, name: str) -> bool:
+    return any((folder / f"{proof}-{name}.json").exists() for folder in (options.work / "results", _RESULTS))
 
 
-def _write_slim(manifest: Path, out: Path) -> None:
-    """The manifest without curves and scores: a megabyte for 60,000 pictures."""
-    table = pq.read_table(manifest, columns=[*RECORD.names, *ANNOTATION.names])
-    for name in ("p_clean", "draws"):
-        place, column = table.column_names.index(name), ANNOTATION.field(name)
-        table = table.set_column(place, column, pa.nulls(len(table), column.type))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(out, table, manifest_schema([]), read_metadata(manifest))
+def claimed(path: Path) -> IO[bytes] | None:
+    """A lock that ends with this program, however that ends; None where another has it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
-def _where_and_when(device: str) -> dict[str, str]:
-    on_gpu = torch.cuda.is_available() and device != "cpu"
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "command": shlex.join(["python", *sys.argv]),
-    }
+def running(work: Path, role: str) -> bool:
+    lock = claimed(work / "claims" / role)
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
+def pack(work: Path, out: Path) -> None:
+    """A compressed file of each folder that is worth keeping."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _PACKED:
+        if (work / name).exists():
+            with tarfile.open(out / f"{name}.tgz", "w:gz") as archive:
+                for path in sorted(path for path in (work / name).rglob("*") if path.is_file()):
+                    with suppress(FileNotFoundError):  # written under a temporary name and renamed in this moment
+                        archive.add(path, path.relative_to(work))
+            print(f"{out / name}.tgz: {(out / f'{name}.tgz').stat().st_size / 2**20:.1f} MiB")
+
+
+def unpack(keep: Path, work: Path) -> None:
+    """What ``pack`` packed, but for logs; what is there stays."""
+    if not (keep / "results.tgz").exists():
+        sys.exit(f"there is no results.tgz in {keep}")
+    for name in _PACKED:
+        if name != "logs" and (keep / f"{name}.tgz").exists() and not (work / name / "unpacked").exists():
+            with tarfile.open(keep / f"{name}.tgz") as archive:
+                archive.extractall(work, filter="data")
+            (work / name / "unpacked").touch()
+
+
+if __name__ == "__main__":
+    main()

@@ -39,6 +39,14 @@ def share_error(values: Tensor) -> float:
     return float((share * (1 - share) / num) ** 0.5)
 
 
+def share_interval(values: Tensor) -> tuple[float, float]:
+    """90 % interval of a share, the mean of values (N,) that are 0 or 1: Wilson 1927, which stays within 0 and 1."""
+    num, share, z2 = len(values), float(values.double().mean()), Z90**2
+    middle = (share + z2 / (2 * num)) / (1 + z2 / num)
+    half = Z90 * (share * (1 - share) / num + z2 / (4 * num**2)) ** 0.5 / (1 + z2 / num)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def interval(value: float, error: float) -> tuple[float, float]:
     """90 % interval by the normal distribution."""
     return value - Z90 * error, value + Z90 * error

@@ -19,6 +19,7 @@ from ...curate.noise import names_of
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots
 from ...schemas.errors import UserError
+from ...schemas.space import Space
 from ...schemas.usable import beta_of, usable
 from ..config import TrainConfig, first_difference
 from ..loop import train
@@ -31,7 +32,7 @@ from .judge import MOMENTS, Judge, judge_run
 from .plots import draw_plots
 from .quality import MOST_SCORED
 from .reference import reference_of
-from .sources import Source, open_source, read
+from .sources import Source, open_source, read, space_of_copies
 from .validation import LEVELS
 from .verdict import RULE, Mean, Result, by_arm, mean_of, verdicts
 
@@ -178,7 +179,7 @@ def build_judge(
     known = reference_of(reference, space, extractor, workers=workers, reporter=reporter)
     warn_of_few(config.num, known.moments.num, known.features.shape[1], reporter)
 
-    def pictures(source: Source, most: int) -> tuple[Tensor, Source]:
+    def pictures(source: Source, most: int, space: Space = space) -> tuple[Tensor, Source]:
         some = source.some(most, seed=0)
         pixels, kept = read(some, space, workers=workers, reporter=reporter)
         return pixels, some.rows(kept)
@@ -192,7 +193,7 @@ def build_judge(
         held_out=validated,
         names=names_of(list(shown.ids)),
         labels=shown.labels,
-        trained_on=pictures(taught, MOST_TRAINED_ON)[0],
+        trained_on=pictures(taught, MOST_TRAINED_ON, space_of_copies(space))[0],
         num=config.num,
     )
 

@@ -26,7 +26,17 @@ from .labelled import save_classifier, train_classifier
 from .measures import MEANING, Measured, measure, measure_copies, to_json
 from .quality import MOST_SCORED, compare_scores
 from .reference import reference_of, source_features
-from .sources import ALL, CLEAN, Source, common_space, count, is_manifest, open_source, read
+from .sources import (
+    ALL,
+    CLEAN,
+    Source,
+    common_space,
+    count,
+    is_manifest,
+    open_source,
+    read,
+    space_of_copies,
+)
 
 FEWEST = 8
 """Pictures of each set: k nearest neighbours need more than k."""
@@ -74,15 +84,20 @@ def evaluate(
     Raises UserError for what the user can put right.
     """
     reporter, place, begin = reporter or Reporter(), choose_device(device), time.monotonic()
+    opened = None if config.features == "labels" else open_extractor(config.features, place, weights=config.weights)
+    theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
     trained_on = _manifest_of(samples, reporter) if is_run(samples) else None
     path = draw(samples, config.num, device=device, reporter=reporter) if is_run(samples) else samples
     ours = open_source(path, roots=roots, workers=workers, reporter=reporter).some(config.num, seed=config.seed)
-    theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
     space = common_space(ours, theirs)
-    extractor, theirs = extractor_for(config, theirs, space, place, workers, reporter)
+    if opened is None:
+        opened, theirs = extractor_for(config, theirs, space, place, workers, reporter)
+    extractor = opened
     _check_enough(len(ours), len(theirs))
     known = reference_of(theirs, space, extractor, workers=workers, reporter=reporter)
-    features, _ = source_features(ours, space, extractor, workers=workers, reporter=reporter)
+    features, kept = source_features(ours, space, extractor, workers=workers, reporter=reporter)
+    ours = ours.rows(kept)
+    _check_enough(len(ours), known.moments.num)
     warn_of_few(len(features), known.moments.num, features.shape[1], reporter)
     measured = measure(features, known, seed=config.seed)
     pixels, _ = read(ours.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
@@ -222,9 +237,10 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def table(result: dict[str, Any]) -> pa.Table:
     """Measures and win rates for people."""
-    rows = [(name, measured, MEANING[name]) for name, measured in result["measures"].items()]
+    meaning = {**MEANING, "vendi": f"{MEANING['vendi']}; of the reference {result['reference']['vendi']:.4g}"}
+    rows = [(name, measured, meaning[name]) for name, measured in result["measures"].items()]
     rows += [
-        (f"{name} wins", figures["win_rate"], "how often a sample's score is better than a reference picture's")
+        (f"{name} wins", figures["win_rate"], "how often a sample's score beats a reference picture's; 0.5: alike")
         for name, figures in result["quality"].items()
     ]
     return pa.table(
@@ -262,6 +278,7 @@ def _copies(
     workers: int,
     reporter: Reporter,
 ) -> Measured:
-    pixels, _ = read(ours, space, workers=workers, reporter=reporter)
-    trained_on, _ = read(among.some(MOST_TRAINED_ON, seed=config.seed), space, workers=workers, reporter=reporter)
+    small = space_of_copies(space)
+    pixels, _ = read(ours, small, workers=workers, reporter=reporter)
+    trained_on, _ = read(among.some(MOST_TRAINED_ON, seed=config.seed), small, workers=workers, reporter=reporter)
     return measure_copies(pixels, trained_on, device)

@@ -1,7 +1,7 @@
 """What a trained run is worth: measures of its samples, of its earlier averages, and of its denoising, as JSON."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...curate.reporter import Reporter
+from ..device import should_compile
 from ..ema import FOLDER, reconstruct
 from ..generate import SampleConfig, drawer, labels_of
 from ..trained import Trained, load_trained, told
@@ -16,6 +17,7 @@ from .extractors import Extractor, features_of
 from .measures import measure, measure_copies, measure_frechet, to_json
 from .quality import compare_scores
 from .reference import Reference
+from .sources import resized
 from .validation import Validation, validate
 
 MOST_IN_CURVE = 2_000
@@ -25,6 +27,7 @@ MOMENTS = 5
 """Of the training at most, the last among them."""
 
 _BATCH = {"cpu": 64, "cuda": 1024}
+_AS_TRAINING = 12  # training pictures that take as long as one picture's 35 evaluations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,7 @@ class Judge:
     reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
     (M, C, R, R) uint8.
     held_out: (H, C, R, R) uint8 pictures that no run has seen; names: (H,) int64, of their noise; labels: (H,) int64,
-    -1 where unknown. trained_on: (T, C, R, R) uint8, clean training pictures, among which copies are looked for.
+    -1 where unknown. trained_on: (T, C, S, S) uint8, S <= R, clean training pictures, for copies.
     num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
     """
 
@@ -54,12 +57,13 @@ def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> d
     """Measures of the newest checkpoint's average, the Frechet distance at earlier moments, and denoising errors."""
     begin, device = time.monotonic(), judge.extractor.device
     trained = load_trained(run, device, warn=reporter.warn)
+    validation = denoising(trained, judge)  # before the curve, which puts earlier weights into the denoiser
     reporter.say(f"{run}: drawing {judge.num:,} pictures")
     pixels = draw(trained, judge.num, device)
     features = features_of(pixels, judge.extractor)
     measured = measure(features, judge.reference, seed=judge.seed)
-    measured["memorised"] = measure_copies(pixels, judge.trained_on, device)
-    validation = denoising(trained, judge)  # before the curve, which puts earlier weights into the denoiser
+    small = replace(trained.space, resolution=judge.trained_on.shape[-1])
+    measured["memorised"] = measure_copies(resized(pixels, small), judge.trained_on, device)
     return {
         "checkpoint": trained.checksum,
         "samples": judge.num,
@@ -79,8 +83,10 @@ def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> d
 
 
 def draw(trained: Trained, num: int, device: torch.device) -> Tensor:
-    """(num, C, R, R) uint8 pictures of seeds 0 ... num - 1, classes in turn."""
+    """(num, C, R, R) uint8 pictures of seeds 0 ... num - 1, classes in turn; compiled as the run's training was."""
     config = SampleConfig()
+    if should_compile(device, trained.config.compile, num * _AS_TRAINING):
+        trained.denoiser.network.compile(dynamic=False)  # once for all runs of a process: the networks are alike
     picture = drawer(trained, None, config, labels_of(trained, config))
     size = min(_BATCH[device.type], num)
     # Every batch has the same size, since rounding depends on it.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import neighbours
-from .chance import bootstrap_error, interval, mean_error, share_error
+from .chance import bootstrap_error, interval, mean_error, share_error, share_interval
 from .distances import frechet_distance, kernel_distance, moments
 from .diversity import vendi
 from .reference import MOST_IN_PAIRS, Reference
@@ -20,19 +20,23 @@ MEANING = {
     "density": "how thickly reference pictures lie around samples; 1 for the reference itself",
     "coverage": "share of reference pictures with a sample nearby",
     "vendi": "effective number of different samples",
-    "memorised": "share of samples that are copies of training pictures",
+    "memorised": "share of samples that are copies of training pictures; if those are unknown, of the reference",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """A value with its standard error: the chance of which samples were drawn, the reference and the model held."""
+    """A value with its standard error: the chance of which samples were drawn, the reference and the model held.
+
+    within: 90 % interval where it is not the normal distribution's.
+    """
 
     value: float
     error: float
+    within: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, float]:
-        low, high = interval(self.value, self.error)
+        low, high = self.within or interval(self.value, self.error)
         return {"value": self.value, "error": self.error, "low": low, "high": high}
 
 
@@ -76,7 +80,8 @@ def measure_copies(pixels: Tensor, trained_on: Tensor, device: torch.device) -> 
 
 def share(values: Tensor) -> Measured:
     """The mean of a value per picture that is 0 or 1."""
-    return Measured(value=float(values.double().mean()), error=share_error(values))
+    mean = float(values.double().mean())
+    return Measured(value=mean, error=share_error(values), within=share_interval(values))
 
 
 def to_json(measured: dict[str, Measured]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def copied(x: Tensor, trained_on: Tensor, ratio: float = COPY_RATIO) -> Tensor:
     pixels. trained_on: (M, D), M >= 2, also uint8. Copies of what is in the training set twice are not found: both are
     as near.
     """
-    nearest = torch.full((len(x), 2), torch.inf, dtype=torch.float64, device=x.device)
+    x, nearest = x.double(), torch.full((len(x), 2), torch.inf, dtype=torch.float64, device=x.device)
     for part in blocks(trained_on):
         far = torch.cat([nearest, _distances(x, part.to(x.device))], dim=1)
         nearest = far.topk(2, dim=1, largest=False).values

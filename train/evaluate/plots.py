@@ -10,24 +10,26 @@ from ...curate.whole import writing
 from .verdict import Result, by_arm
 
 _SIZE = (6.4, 4.0)  # inches
+_FAR_APART = 4.0  # distances whose ratio exceeds this are drawn on a logarithmic axis
 
 
 def draw_plots(results: Sequence[Result], folder: Path) -> list[Path]:
     """``curve.png``, ``validation.png`` and ``usable.png``: paths of what was drawn.
 
     Distance against training pictures seen; denoising error at each noise level, as a share of the first arm's; how
-    many pictures each arm can use at each level. Lines are means over seeds; bands reach over all seeds.
+    many pictures each arm can use at each level. Lines are means over seeds; bands reach over all seeds, and over the
+    90 % interval of each distance.
     """
     plots = {
-        "curve": (_curve, "training pictures seen", "Frechet distance", "log"),
-        "validation": (_validation, "noise level", f"denoising error / that of {results[0]['arm']}", "linear"),
-        "usable": (_usable, "noise level", "usable pictures", "linear"),
+        "curve": (_curve, "training pictures seen", "Frechet distance"),
+        "validation": (_validation, "noise level", f"denoising error / that of {results[0]['arm']}"),
+        "usable": (_usable, "noise level", "usable pictures"),
     }
     paths = []
-    for name, (draw, x_label, y_label, scale) in plots.items():
+    for name, (draw, x_label, y_label) in plots.items():
         figure, axes = _figure()
         draw(by_arm(results), axes)
-        axes.set(xlabel=x_label, ylabel=y_label, yscale=scale)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.legend(frameon=False)
         paths.append(folder / f"{name}.png")
         with writing(folder):
@@ -50,8 +52,21 @@ def _figure() -> tuple[Any, Any]:
 def _curve(arms: dict[str, dict[int, Result]], axes: Any) -> None:
     for arm, seeds in arms.items():
         images = [point["images"] for point in next(iter(seeds.values()))["curve"]]
-        values = [[point["frechet"]["value"] for point in result["curve"]] for result in seeds.values()]
-        _band(axes, np.array(images), np.array(values), arm)
+        value, low, high = (
+            np.array([[point["frechet"][end] for point in result["curve"]] for result in seeds.values()])
+            for end in ("value", "low", "high")
+        )
+        _band(axes, np.array(images), value, arm, low=low, high=high)
+    scale_distances(axes)
+
+
+def scale_distances(axes: Any) -> None:
+    """A logarithmic axis of distances where they lie far apart."""
+    lowest, highest = axes.dataLim.intervaly
+    if lowest > 0 and highest > _FAR_APART * lowest:
+        axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def _validation(arms: dict[str, dict[int, Result]], axes: Any) -> None:
@@ -62,6 +77,7 @@ def _validation(arms: dict[str, dict[int, Result]], axes: Any) -> None:
         shares = [_means(seeds[seed]) / _means(first[seed]) for seed in both]
         if shares:
             _band(axes, levels, np.array(shares), arm)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xscale("log")
 
 
@@ -76,7 +92,8 @@ def _means(result: Result) -> Any:
     return np.array(result["validation"]["mean"])
 
 
-def _band(axes: Any, x: Any, values: Any, label: str) -> None:
-    """values: (seeds, points)."""
+def _band(axes: Any, x: Any, values: Any, label: str, *, low: Any = None, high: Any = None) -> None:
+    """values: (seeds, points); low, high: of their intervals, None where they have none."""
+    bottom, top = (values if low is None else low).min(axis=0), (values if high is None else high).max(axis=0)
     (line,) = axes.plot(x, values.mean(axis=0), label=label, marker=".")
-    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.fill_between(x, bottom, top, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...curate.parallel import map_in_order
 from ...curate.scores import SCORES, score
+from .chance import interval
 from .measures import Measured
 
 MOST_SCORED = 2_000
@@ -35,7 +36,9 @@ def win_rate(x: NDArray[np.float64], y: NDArray[np.float64]) -> Measured:
 
     of_x, of_y = beaten(x, y), beaten(y, x)
     error = float((of_x.var() / len(x) + of_y.var() / len(y)).sqrt())
-    return Measured(value=float(of_x.mean()), error=error)
+    mean = float(of_x.mean())
+    low, high = interval(mean, error)
+    return Measured(value=mean, error=error, within=(max(low, 0.0), min(high, 1.0)))
 
 
 def compare_scores(samples: Tensor, reference: Tensor, *, workers: int) -> dict[str, Any]:

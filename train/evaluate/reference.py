@@ -36,7 +36,7 @@ def reference_of(source: Source, space: Space, extractor: Extractor, *, workers:
     """Features of a set of pictures, from the cache if it has been seen before, else computed and kept there.
 
     A file of the cache is named after the content of the pictures, the space and the extractor, so it is never out of
-    date.
+    date; where some pictures cannot be read now, nothing is kept.
     """
     key = digests.of_json([_VERSION, source.fingerprint(), space.shape, extractor.digest])
     path = cache_folder() / "features" / f"{key}.safetensors"
@@ -46,7 +46,8 @@ def reference_of(source: Source, space: Space, extractor: Extractor, *, workers:
     features, kept = source_features(source, space, extractor, workers=workers, reporter=reporter)
     by_content = sorted(range(len(kept)), key=lambda i: source.ids[kept[i]])[:MOST_IN_PAIRS]
     reference = Reference(moments=moments(features), features=features[by_content])
-    _store(path, reference)
+    if len(kept) == len(source):
+        _store(path, reference)
     return reference
 
 

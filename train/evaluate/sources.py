@@ -31,6 +31,9 @@ CLEAN = "role = 'clean'"
 ALL = "true"
 """Every row."""
 
+COPY_SIDE = 64
+"""Pixels a side at which copies are looked for: enough to know a picture again, and 100,000 of them fit into memory."""
+
 _COLUMNS = ["uri", "id", "label", "status", "role"]
 _LARGEST_SIDE = 256
 _LOOKED_AT = 64  # pictures that decide at which size a pool is compared
@@ -101,7 +104,7 @@ def count(path: Path, *, where: str | None = None, roots: Roots | None = None) -
 def read(source: Source, space: Space, *, workers: int, reporter: Reporter) -> tuple[Tensor, list[int]]:
     """(N, C, R, R) uint8 of the pictures that can be read, in the space, and their numbers; the others are counted."""
     if source.pixels is not None:
-        return _resized(source.pixels, space), list(range(len(source)))
+        return resized(source.pixels, space), list(range(len(source)))
     assert source.roots is not None
     kept, pictures = [], []
     with reporter.track(f"reading {source.name}", len(source)) as advance:
@@ -132,6 +135,11 @@ def common_space(samples: Source, reference: Source) -> Space:
     if not sides:
         raise UserError(f"the first pictures of {reference.name} cannot be read: name a folder of pictures")
     return Space(resolution=2 ** int(np.log2(min(float(np.median(sides)), _LARGEST_SIDE))))
+
+
+def space_of_copies(space: Space) -> Space:
+    """Where copies are looked for: the same with at most COPY_SIDE pixels a side."""
+    return replace(space, resolution=min(space.resolution, COPY_SIDE))
 
 
 def is_manifest(path: Path) -> bool:
@@ -221,7 +229,8 @@ def _short_side(uri: str, roots: Roots) -> int | None:
     return min(picture.width, picture.height)
 
 
-def _resized(pixels: Tensor, space: Space) -> Tensor:
+def resized(pixels: Tensor, space: Space) -> Tensor:
+    """(N, C, R, R) uint8 of square pictures (N, 1 or 3, H, H) uint8 in the space."""
     if tuple(pixels.shape[1:]) == space.shape:
         return pixels
     three = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

@@ -58,8 +58,18 @@ def mean_of(results: Sequence[Result], measure: str) -> Mean:
     return Mean(value=float(values.mean()), half=float(t.ppf(0.95, len(values) - 1)) * error, seeds=len(values))
 
 
-def compare_arms(arm: Mapping[int, Result], other: Mapping[int, Result], names: tuple[str, str]) -> Verdict | None:
-    """Whether ``arm`` is better than ``other``, by RULE, over the seeds that both have; None where there is none."""
+def compare_arms(
+    arm: Mapping[int, Result],
+    other: Mapping[int, Result],
+    names: tuple[str, str],
+    *,
+    spread: tuple[float, int] | None = None,
+) -> Verdict | None:
+    """Whether ``arm`` is better than ``other``, by RULE, over the seeds that both have; None where there is none.
+
+    spread: standard deviation over seeds of such a difference, and its degrees of freedom, known from elsewhere: it
+    counts where there is a single seed.
+    """
     from scipy.stats import norm, t
 
     seeds = sorted(arm.keys() & other.keys())
@@ -70,8 +80,10 @@ def compare_arms(arm: Mapping[int, Result], other: Mapping[int, Result], names: 
     chance = float(sum(ours["error"] ** 2 + theirs["error"] ** 2 for ours, theirs in pairs)) ** 0.5 / len(seeds)
     error, width = chance, float(norm.ppf(0.975))
     if len(seeds) > 1:
-        error = max(chance, float(differences.std(ddof=1)) / len(seeds) ** 0.5)
-        width = float(t.ppf(0.975, len(seeds) - 1))
+        spread = float(differences.std(ddof=1)), len(seeds) - 1
+    if spread is not None:
+        error = max(chance, spread[0] / len(seeds) ** 0.5)
+        width = float(t.ppf(0.975, spread[1]))
     mean = float(differences.mean())
     said = "within noise" if abs(mean) <= width * error else "better" if mean > 0 else "worse"
     return Verdict(arm=names[0], other=names[1], difference=mean, error=error, seeds=len(seeds), said=said)

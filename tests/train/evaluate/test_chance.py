@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ambient.train.evaluate.chance import bootstrap_error, interval, mean_error, share_error
+from ambient.train.evaluate.chance import bootstrap_error, interval, mean_error, share_error, share_interval
 from ambient.train.evaluate.distances import frechet_distance, moments
 from scipy import stats
 
@@ -43,3 +43,10 @@ def test_errors_of_means_and_intervals() -> None:
     values = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
     assert mean_error(values) == pytest.approx(stats.sem(values.numpy()))
     assert interval(3.0, 0.5) == pytest.approx(stats.norm.interval(0.9, 3.0, 0.5))
+
+
+@pytest.mark.parametrize(("found", "num"), [(0, 15), (1, 120), (37, 60), (60, 60)])
+def test_intervals_of_shares_are_wilsons(found: int, num: int) -> None:
+    values = (torch.arange(num) < found).double()
+    expected = stats.binomtest(found, num).proportion_ci(0.9, method="wilson")
+    assert share_interval(values) == pytest.approx((expected.low, expected.high), abs=1e-12)

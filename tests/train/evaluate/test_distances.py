@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from ambient.train.evaluate import distances
 from ambient.train.evaluate.distances import Moments, frechet_distance, kernel_distance, moments
 from scipy.linalg import sqrtm
 from torch import Tensor
@@ -115,3 +116,14 @@ def test_kernel_distance_is_unbiased_and_its_error_right() -> None:
     found = [kernel_distance(features(80, 6, 2 * i), features(80, 6, 2 * i + 1, shift=1.0)) for i in range(150)]
     values, errors = np.array(found).T
     assert errors.mean() == pytest.approx(values.std(), rel=0.2)
+
+
+def test_moments_in_parts_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts shorter and longer than there are features."""
+    x = features(500, 40, 1)
+    for tall in (16, 130, 8192):
+        monkeypatch.setattr(distances, "_TALL", tall)
+        found = moments(x)
+        assert found.factor.shape == (40, 40)
+        np.testing.assert_allclose(found.mean.numpy(), x.double().numpy().mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(found.covariance.numpy(), np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)

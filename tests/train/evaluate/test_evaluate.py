@@ -218,6 +218,35 @@ def test_the_reference_is_computed_once(pool: Path, cache: Path, monkeypatch: py
     torch.testing.assert_close(torn.features[:20], first.features, rtol=0, atol=0)
 
 
+def test_a_changed_pool_is_another_reference(pool: Path, cache: Path, tmp_path: Path) -> None:
+    """Same names, one other picture: nothing of before is taken; with one that cannot be read nothing is kept."""
+    extractor, space = open_extractor("texture", torch.device("cpu")), Space(resolution=16)
+    shutil.copytree(pool / "clean", tmp_path / "mine")
+
+    def found() -> torch.Tensor:
+        source = open_source(tmp_path / "mine", workers=0, reporter=QUIET)
+        return reference_of(source, space, extractor, workers=0, reporter=QUIET).moments.mean
+
+    before, path = found(), sorted((tmp_path / "mine").iterdir())[0]
+    shutil.copy(sorted((pool / "blurred").iterdir())[0], path)
+    assert float((found() - before).abs().max()) > 1e-3
+    assert len(list(cache.iterdir())) == 2
+    path.write_bytes(path.read_bytes()[:40])
+    found()
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_what_is_missing_is_said_before_pictures_are_drawn(
+    fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "draw", None)
+    run = write_run(tmp_path / "run")
+    with pytest.raises(UserError, match="no features"):
+        evaluate(run, fields, EvalConfig(features="nonsense"), reporter=QUIET, device="cpu")
+    with pytest.raises(UserError, match="neither a folder"):
+        evaluate(run, tmp_path / "nothing", FAST, reporter=QUIET, device="cpu")
+
+
 def test_labels_train_a_classifier_on_the_other_half(fields: Path, tmp_path: Path) -> None:
     config = EvalConfig(num=24, features="labels", where="true")
     result = evaluate(fields, fields, config, reporter=QUIET, device="cpu")
@@ -255,6 +284,11 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, pool: Path, fields
         with pytest.raises(UserError, match=said) as error:
             evaluate(samples, reference, FAST, reporter=QUIET, device="cpu")
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="samples that can be read: 8, reference pictures: 5; 8 of each"):
+        (tmp_path / "five").mkdir()
+        for path in sorted((pool / "clean").iterdir())[:5]:
+            shutil.copy(path, tmp_path / "five")
+        evaluate(pool / "clean", tmp_path / "five", EvalConfig(num=8), reporter=QUIET, device="cpu")
     with pytest.raises(UserError, match="leave it out"):
         evaluate(pool, pool, EvalConfig(where="true"), reporter=QUIET, device="cpu")
     with pytest.raises(UserError, match="at least 8"):

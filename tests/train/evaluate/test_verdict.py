@@ -59,3 +59,13 @@ def test_one_seed_says_so_and_seeds_are_paired() -> None:
     assert compare_arms({0: result("a", 0, 1.0)}, {1: result("b", 1, 3.0)}, ("a", "b")) is None
     found = verdicts([result("clean", 0, 2.0), result("ambient", 0, 1.0), result("all", 0, 1.001)])
     assert [(verdict.other, verdict.said) for verdict in found] == [("clean", "better"), ("all", "within noise")]
+
+
+def test_a_single_seed_may_borrow_the_spread_of_others() -> None:
+    ours, theirs = arm("a", [1.0]), arm("b", [3.0])
+    borrowed = compare_arms(ours, theirs, ("a", "b"), spread=(0.6, 2))
+    assert borrowed.error == 0.6
+    assert borrowed.said == "within noise"  # 2 / 0.6 = 3.3 is less than Student's 4.3 of two degrees of freedom
+    assert compare_arms(ours, theirs, ("a", "b"), spread=(0.4, 2)).said == "better"
+    several = arm("a", [1.0, 1.1, 0.9]), arm("b", [3.0, 3.2, 2.8])
+    assert compare_arms(*several, ("a", "b"), spread=(9.0, 2)) == compare_arms(*several, ("a", "b"))

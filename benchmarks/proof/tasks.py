@@ -1,0 +1,306 @@
+"""What a proof is made of: rows, which are damaged pools, and jobs, which are trainings on them; and how each is done.
+
+``prepare`` writes and annotates a row's pool, ``work`` trains and measures a job. What has a file in ``results`` is not
+done again, on any machine: PROOF-ROW-annotation.json, PROOF-ROW-LABEL-SEED.json.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from ablations import ABLATIONS
+from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.decide import Rule
+from ambient.curate.device import choose_device
+from ambient.curate.manifest import write_manifest
+from ambient.curate.pool import content_id
+from ambient.curate.reporter import Reporter
+from ambient.curate.rethreshold import rethreshold
+from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
+from ambient.schemas.space import Space
+from ambient.train.config import TrainConfig
+from ambient.train.device import autocast, use_fast_kernels
+from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
+from ambient.train.evaluate.compare import record
+from ambient.train.evaluate.distances import moments
+from ambient.train.evaluate.evaluate import write_json
+from ambient.train.evaluate.extractors import features_of, open_extractor
+from ambient.train.evaluate.judge import Judge, denoising, draw
+from ambient.train.evaluate.reference import MOST_IN_PAIRS, Reference
+from ambient.train.loop import train
+from ambient.train.pictures import open_pictures
+from ambient.train.rows import read_rows
+from ambient.train.run import spoken
+from ambient.train.samples import save_grid
+from ambient.train.state import build_denoiser
+from ambient.train.trained import Trained, load_trained
+from pools import U8, damaged, kind_at, write_pool
+
+SHARED = "any"
+"""The row of what is the same in all: clean pictures only."""
+
+_VALIDATED = 1_000  # pictures on which denoising is measured
+_READERS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A training. label: of the arm in tables: ``clean``, ``all``, ``fixed`` or one of ABLATIONS."""
+
+    row: str
+    label: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{SHARED if self.label == 'clean' else self.row}-{self.label}-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """pictures: (N, H, W) or (N, H, W, 3) uint8, undamaged; clean: (N,) bool, which are left so; held_out: others, as
+    pictures. rows: name -> how the others are damaged, in equal shares; jobs: in the order in which they are done.
+    extractor: of features, a name of ``ambient eval --features`` or a file. settings: of the training.
+    """
+
+    name: str
+    pictures: U8
+    clean: U8
+    held_out: U8
+    rows: dict[str, list[str]]
+    jobs: list[Job]
+    extractor: str
+    settings: list[str]
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.pictures.ndim == 3 else 3
+
+
+def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Reporter) -> None:
+    """Write the row's pool, annotate it unless its manifest is there, and decode its pictures for the trainer."""
+    clean, pool = write_pool(pool_of(proof, row, options), proof.pictures, proof.rows[row], clean=proof.clean)
+    slim = manifest_of(proof, row, options)
+    if not slim.exists():
+        begin, full = time.monotonic(), options.work / "annotated" / row / "manifest.parquet"
+        full.parent.mkdir(parents=True, exist_ok=True)
+        config = AnnotateConfig(
+            clean=clean,
+            resolution=proof.pictures.shape[1],
+            channels=proof.channels,
+            draws=options.draws,
+            steps=options.steps,
+        )
+        annotate(pool, full, config, device=options.device, workers=_READERS, reporter=reporter)
+        seconds = round(time.monotonic() - begin, 1)
+        by_source = full.with_name("source.parquet")
+        rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
+        about = {"proof": proof.name, "row": row, "seconds": seconds, "draws": options.draws, "steps": options.steps}
+        about |= _thresholds(full, by_source) | _where_and_when(options)
+        write_json(options.work / "results" / f"{proof.name}-{row}-annotation.json", about)
+        _write_slim(full, slim)
+    rows = read_rows(slim, roots=_roots(proof, row, options))
+    open_pictures(rows, torch.device("cpu"), place="cache", workers=_READERS, say=reporter.say)
+
+
+def warm_up(proof: Proof, options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Compile what trains and what samples, on pictures of noise, while the first pool is written and annotated."""
+    config, device = training(proof, options), choose_device(options.device)
+    if config.compile != "on":
+        return
+    space = Space(resolution=proof.pictures.shape[1], channels=proof.channels)
+    use_fast_kernels(device)
+    model = build_denoiser(config, space).to(device)
+    model.network.compile(dynamic=False)
+    x = torch.randn(config.batch_size, *space.shape, device=device)
+    with autocast(device, config.precision):
+        denoised, _ = model(x, torch.ones(len(x), device=device), None, augment=None, uncertain=True)
+    denoised.square().mean().backward()
+    say("the training step is compiled")
+    model = build_denoiser(config, space).to(device).eval().requires_grad_(False)
+    trained = Trained(run=Path(), denoiser=model, config=config, space=space, trains_none=False, checksum="")
+    draw(trained, 1024, device)
+    say("the sampler is compiled")
+
+
+def pool_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:
+    folder: Path = options.work / "pools" / f"{proof.name}-{len(proof.pictures)}-{row}"
+    return folder
+
+
+def manifest_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:
+    path: Path = options.work / "manifests" / f"{proof.name}-{row}.parquet"
+    return path
+
+
+def arm_of(label: str, slim: Path) -> Arm:
+    """The arm of a label. ``fixed`` has the threshold of the mean curve, of several sources the median of theirs."""
+    if label == "fixed":
+        about = slim.parents[1] / "results" / f"{slim.stem}-annotation.json"
+        return fixed(round(json.loads(about.read_text())["fixed"], 4))
+    return {"clean": CLEAN, "all": ALL}.get(label, AMBIENT)
+
+
+def work(
+    proof: Proof, job: Job, judge: Judge, options: argparse.Namespace, stop: Callable[[], bool], reporter: Reporter
+) -> bool:
+    """Train a job's run, or continue it, measure it and write it down. False where ``stop`` came first."""
+    stem = f"{proof.name}-{job.name}"
+    run, path = options.work / "runs" / stem, options.work / "arms" / f"{stem}.parquet"
+    slim = manifest_of(proof, job.row, options)
+    arm, change, table = arm_of(job.label, slim), ABLATIONS.get(job.label), pq.read_table(slim)
+    write_arm(slim, table, np.zeros(len(table), dtype=bool), arm, path)
+    config = replace(training(proof, options), seed=job.seed, **(change.settings if change else {}))
+    undo = change.patch() if change else lambda: None
+    try:
+        train(
+            path,
+            run,
+            config,
+            device=options.device,
+            roots=_roots(proof, job.row, options),
+            workers=_READERS,
+            stop=stop,
+            report=spoken(reporter),
+        )
+    finally:
+        undo()
+    if stop():
+        return False
+    found = record(run, path, arm, job.seed, judge, workers=_READERS, reporter=reporter)
+    pixels = found.pop("first")
+    about = {"proof": proof.name, "row": SHARED if arm == CLEAN else job.row, "label": job.label}
+    about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
+    about["formula"] = change.formula if change else arm.meaning
+    about["known"] = known_and_unknown(proof, job, run, judge)
+    save_grid(options.work / "results" / f"{stem}.png", pixels[:8], columns=8)
+    write_json(options.work / "results" / f"{stem}.json", {**about, **found, **_where_and_when(options)})
+    reporter.say(f"{stem}: Frechet distance {found['measures']['frechet']['value']:.3f}")
+    return True
+
+
+def known_and_unknown(proof: Proof, job: Job, run: Path, judge: Judge) -> dict[str, Any]:
+    """Denoising errors on pictures that the run trained on and on others with the same damage: what it learnt by heart.
+
+    ``clean``: undamaged training pictures, whose counterpart is ``validation``. ``damaged``, ``damaged_unknown``: with
+    the damage of the row, of a run that trains on such.
+    """
+    trained = load_trained(run, judge.extractor.device, warn=print)
+
+    def errors(pictures: U8) -> dict[str, list[float]]:
+        some = _tensor(pictures[:_VALIDATED])
+        names, labels = torch.arange(len(some)), torch.full((len(some),), -1)
+        return denoising(trained, replace(judge, held_out=some, names=names, labels=labels)).to_json()
+
+    found = {"clean": errors(proof.pictures[proof.clean])}
+    if job.label != "clean":
+        kinds, others = proof.rows[job.row], np.flatnonzero(~proof.clean)
+        places = np.linspace(0, len(others) - 1, min(_VALIDATED, len(others))).astype(int).tolist()
+        known = [damaged(proof.pictures[others[i]], kind_at(i, len(others), kinds), int(others[i])) for i in places]
+        found["damaged"] = errors(np.stack(known))
+        num = len(proof.held_out)
+        unknown = [damaged(picture, kind_at(i, num, kinds), i) for i, picture in enumerate(proof.held_out)]
+        found["damaged_unknown"] = errors(np.stack(unknown))
+    return found
+
+
+def judge_of(proof: Proof, options: argparse.Namespace) -> Judge:
+    """What every run is measured against: all training pictures as they were before any damage."""
+    extractor = open_extractor(proof.extractor, choose_device(options.device))
+    real, held_out = _tensor(proof.pictures), _tensor(proof.held_out[:_VALIDATED])
+    features = features_of(real, extractor)
+    return Judge(
+        extractor=extractor,
+        reference=Reference(moments=moments(features), features=features[:MOST_IN_PAIRS]),
+        fingerprint=content_id(proof.pictures.tobytes()),
+        real=real[:MOST_IN_PAIRS],
+        held_out=held_out,
+        names=torch.arange(len(held_out)),
+        labels=torch.full((len(held_out),), -1),
+        trained_on=real[torch.from_numpy(proof.clean)],
+        num=options.samples,
+    )
+
+
+def training(proof: Proof, options: argparse.Namespace) -> TrainConfig:
+    """The proofs' training, with three averages kept on the way."""
+    on_gpu = torch.cuda.is_available() and options.device != "cpu"
+    settings = [
+        f"compile={'on' if on_gpu else 'off'}",
+        f"num_images={options.images}",
+        "batch_size=512",
+        "lr=1e-3",
+        "warmup_images=50000",
+        "network.multipliers=1,2,2",
+        "network.blocks=2",
+        "network.attention_resolutions=16",
+        "network.dropout=0.1",
+        f"snapshot_images={-(-options.images // 3)}",
+        f"sample_images={options.images}",
+        "log_images=51200",
+        "pictures=cache",
+        "keep=1",
+        *proof.settings,
+        *options.settings,
+    ]
+    return TrainConfig.from_settings(settings)
+
+
+def _roots(proof: Proof, row: str, options: argparse.Namespace) -> dict[str, str]:
+    folder = pool_of(proof, row, options).resolve()
+    return {"pool": str(folder / "pool.zip"), "clean": str(folder / "clean.zip")}
+
+
+def _thresholds(full: Path, by_source: Path) -> dict[str, Any]:
+    """Of what is damaged: quantiles of sigma_min per picture; ``fixed``, the median of that by sources."""
+    sigmas = _sigma_min(full)
+    quantiles = dict(zip(("p10", "median", "p90"), np.quantile(sigmas, (0.1, 0.5, 0.9)).tolist(), strict=True))
+    mean = float(sigmas[np.isfinite(sigmas)].mean())
+    one = float(np.median(_sigma_min(by_source)))
+    return {"pictures": len(sigmas), "mean": mean, **quantiles, "never": int(np.isinf(sigmas).sum()), "fixed": one}
+
+
+def _sigma_min(manifest: Path) -> np.ndarray:
+    """Of the pictures that are not clean."""
+    table = pq.read_table(manifest, columns=["sigma_min", "role", "status"])
+    other = np.array(table["role"].cast(pa.string()).to_pylist()) == "pool"
+    ok = np.array(table["status"].cast(pa.string()).to_pylist()) == "ok"
+    return table["sigma_min"].to_numpy()[other & ok].astype(np.float64)
+
+
+def _write_slim(manifest: Path, out: Path) -> None:
+    """The manifest without curves, scores and intervals: 1.6 MB for 60,000 pictures."""
+    table = pq.read_table(manifest, columns=[*RECORD.names, *ANNOTATION.names])
+    for name in ("p_clean", "draws", "sigma_min_lo", "sigma_min_hi"):
+        place, column = table.column_names.index(name), ANNOTATION.field(name)
+        table = table.set_column(place, column, pa.nulls(len(table), column.type))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(out, table, manifest_schema([]), read_metadata(manifest))
+
+
+def _lines(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines()
+
+
+def _tensor(pictures: U8) -> torch.Tensor:
+    """(N, C, H, W)."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pictures))
+    return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def _where_and_when(options: argparse.Namespace) -> dict[str, str]:
+    on_gpu = torch.cuda.is_available() and options.device != "cpu"
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "hardware": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "command": options.command,
+    }
