@@ -28,6 +28,7 @@ from .spectra import Spectra
 
 _NOISE_FEATURES = 16
 _FLOOR = 1e-3  # of energies that are told apart: of noise of 0.03
+_PRIOR = 10.0  # pictures' worth of the mean over all parts in a part's spectrum
 _GOOD, _BAD = 2, 4  # spectra of clean and of other pictures
 
 
@@ -179,9 +180,8 @@ def mean_spectra(clean: Tensor, other: Tensor, space: Space, group: Tensor | Non
     for pictures, count in sets:
         energy = torch.stack([view.mean(dim=1) for view in front(pictures)], dim=1)
         parts = _likeliest_parts(energy[:, -1], front.behind[-1], count)
-        whole = energy.mean(dim=0)
-        spectra += [energy[parts == g].mean(dim=0) if (parts == g).any() else whole for g in range(count)]
-    return torch.stack(spectra)
+        spectra.append(_means(energy.flatten(1), parts, count).view(count, *energy.shape[1:]))
+    return torch.cat(spectra)
 
 
 def _likeliest_parts(energy: Tensor, behind: Tensor, count: int, rounds: int = 20) -> Tensor:
@@ -195,7 +195,12 @@ def _likeliest_parts(energy: Tensor, behind: Tensor, count: int, rounds: int = 2
     parts = torch.empty_like(order)
     parts[order] = torch.arange(len(order), device=order.device) * count // len(order)
     for _ in range(rounds):
-        held = nn.functional.one_hot(parts, count).to(energy)
-        spectra = (held.T @ energy + energy.mean(dim=0)) / (held.sum(dim=0)[:, None] + 1)
+        spectra = _means(energy, parts, count)
         parts = ((energy * behind) @ spectra.reciprocal().T + spectra.log() @ behind).argmin(dim=1)
     return parts
+
+
+def _means(energy: Tensor, parts: Tensor, count: int) -> Tensor:
+    """Mean energy of each part, (N, D) -> (count, D), drawn towards that of all as by a few more such pictures."""
+    held = nn.functional.one_hot(parts, count).to(energy)
+    return (held.T @ energy + _PRIOR * energy.mean(dim=0)) / (held.sum(dim=0)[:, None] + _PRIOR)
