@@ -1,11 +1,13 @@
 """Does obeying the thresholds help? Gaussian fields, 2 % clean and 98 % blurred, against the optimal denoiser.
 
-    python benchmarks/fields_training.py --out docs/fields            # trains every arm, then draws
-    python benchmarks/fields_training.py --out docs/fields --draw     # table and plot from the JSON alone
+    python benchmarks/fields_training.py --name cpu --minutes 8                           # again until nothing is left
+    python benchmarks/fields_training.py --name h200 --resolution 32 --fields 50000 --images 240000 --seeds 3
+    python benchmarks/fields_training.py --name cpu --draw                                # plot and table alone
 
 The error of a denoiser on fresh clean fields, in excess of the Wiener filter's, which nothing can beat. Arms: the clean
 fields only; all fields as if clean; all fields above the noise level from which the best possible classifier cannot
-tell them from clean ones (``sigma_min``), with the ambient and with the plain target.
+tell them from clean ones (``sigma_min``), with the ambient and with the plain target. Every finished run is a line of
+docs/fields/NAME.jsonl and is not trained again; docs/fields.md and docs/fields/NAME.png are made of these.
 """
 
 import argparse
@@ -13,132 +15,169 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 from ambient.curate.device import choose_device
 from ambient.curate.noise import names_of
-from ambient.curate.threshold import crossing, isotonic, sigma_grid
 from ambient.schemas.space import Space
 from ambient.train.batches import batches
 from ambient.train.config import TrainConfig
-from ambient.train.device import use_fast_kernels
+from ambient.train.device import should_compile, use_fast_kernels
 from ambient.train.loop import build_sampler, step
 from ambient.train.monitor import Monitor
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.pictures import Stored, with_pictures
 from ambient.train.precondition import Denoiser
 from ambient.train.rows import Rows
-from ambient.train.state import new_state
+from ambient.train.state import State, load_weights, new_state
 from ambient.train.target import fresh_noise
 from ambient.train.world import World
+from fields_ideal import ARMS, BLURS, ideal_excess, oracle_sigma_min
+from fields_page import write_page
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fields import Fields
 
-FIELDS = Fields(resolution=16)
-SPACE = Space(resolution=16, channels=1)
-BLURS = (0.5, 1.0, 2.0)
-LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-ARMS = {
-    "clean only": {"rows": "clean", "obey": False, "target": "plain"},
-    "all as equal": {"rows": "all", "obey": False, "target": "plain"},
-    "thresholds, ambient target": {"rows": "all", "obey": True, "target": "ambient"},
-    "thresholds, plain target": {"rows": "all", "obey": True, "target": "plain"},
-}
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """resolution: of the fields. num: how many, a fiftieth of them clean. images: training pictures of a run."""
+
+    resolution: int
+    num: int
+    images: int
+    channels: int
+
+    @property
+    def fields(self) -> Fields:
+        return Fields(resolution=self.resolution)
+
+    @property
+    def space(self) -> Space:
+        return Space(resolution=self.resolution, channels=1)
+
+    def config(self, arm: str, seed: int, device: torch.device) -> TrainConfig:
+        return TrainConfig(
+            num_images=self.images,
+            batch_size=512 if device.type == "cuda" else 128,
+            lr=2e-3,
+            warmup_images=self.images // 20,
+            P_mean=-0.3,
+            P_std=1.2,
+            target=ARMS[arm].target,
+            seed=seed,
+            network=UNetConfig(channels=self.channels, multipliers=(1, 2, 2), blocks=1),
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="results go into OUT.json, OUT.md and OUT.png")
+    parser.add_argument("--name", required=True, help="of the results: docs/fields/NAME.jsonl")
+    parser.add_argument("--resolution", type=int, default=16)
+    parser.add_argument("--fields", type=int, default=15_000)
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=60.0, help="after these no further run is begun")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--fields", type=int, default=20_000)
-    parser.add_argument("--images", type=int, default=2_000_000)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--out", type=Path, default=DOCS / "fields")
+    parser.add_argument("--draw", action="store_true", help="train nothing")
     arguments = parser.parse_args()
-    path = arguments.out.with_suffix(".json")
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.draw:
-        path.write_text(json.dumps(run(arguments), indent=1) + "\n")
-    results = json.loads(path.read_text())
-    arguments.out.with_suffix(".md").write_text(table(results))
-    plot(results, arguments.out.with_suffix(".png"))
+        train_all(arguments)
+    if arguments.out == DOCS / "fields":
+        write_page(DOCS)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """Train every arm with every seed."""
+def train_all(arguments: argparse.Namespace) -> None:
+    """Train what is not recorded yet, seed by seed, so that every arm has as many."""
+    begin = time.perf_counter()
+    path = arguments.out / f"{arguments.name}.jsonl"
+    setting = Setting(
+        resolution=arguments.resolution, num=arguments.fields, images=arguments.images, channels=arguments.channels
+    )
+    done = {(r["arm"], r["seed"]) for r in map(json.loads, path.read_text().splitlines())} if path.exists() else set()
+    left = [(a, s) for s in range(arguments.seeds) for a in ARMS if (a, s) not in done]
     device = choose_device(arguments.device)
     use_fast_kernels(device)
-    floors = {blur: oracle_sigma_min(blur) for blur in BLURS}
-    found: dict[str, list[dict[str, float]]] = {}
-    begin = time.perf_counter()
-    for name, arm in ARMS.items():
-        for seed in range(arguments.seeds):
-            denoiser = trained(arm, seed, floors, arguments, device)
-            excess = {str(level): excess_error(denoiser, level, device) for level in LEVELS}
-            found.setdefault(name, []).append(excess)
-            print(f"{name}, seed {seed}: {excess} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    about = {"hardware": hardware, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
-    command = shlex.join(["python", *sys.argv])
-    return {**about, "command": command, "sigma_min": {str(b): s for b, s in floors.items()}, "excess": found}
+    floors = {blur: oracle_sigma_min(setting.fields, blur) for blur in BLURS}
+    ideal: dict[str, dict[str, float]] = {}
+    compiled: Denoiser | None = None
+    for arm, seed in left:
+        if time.perf_counter() - begin > 60 * arguments.minutes:
+            break
+        since = time.perf_counter()
+        state = new_state(setting.config(arm, seed, device), setting.space, World(rank=0, size=1, device=device))
+        if should_compile(device, "auto", setting.images * len(left)):
+            compiled = share_compiled(state, compiled)
+        train(state, setting, arm, seed, floors, device)
+        excess = {str(level): excess_error(state.average, setting, level, device) for level in LEVELS}
+        if arm not in ideal:
+            ideal[arm] = {str(level): ideal_excess(setting.fields, arm, floors, level) for level in LEVELS}
+        record = {
+            "arm": arm,
+            "seed": seed,
+            "excess": excess,
+            "ideal": ideal[arm],
+            "sigma_min": floors,
+            "seconds": round(time.perf_counter() - since),
+            "hardware": torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread",
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+            "command": shlex.join(["python", *sys.argv]),
+        }
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        said = ", ".join(f"{level}: {value:.2%}" for level, value in excess.items())
+        print(f"{arm}, seed {seed}, {record['seconds']} s: {said}", file=sys.stderr, flush=True)
 
 
-def oracle_sigma_min(blur: float, *, num: int = 256, draws: int = 16) -> float:
-    """The crossing of 0.45 of the best classifier's mean p_clean over fields of one blur, told apart from clean."""
-    grid = sigma_grid()
-    fields = FIELDS.draw(num, blur=blur, seed=12345)
-    curve = np.empty((1, len(grid)))
-    for k, sigma in enumerate(grid):
-        z = torch.randn(draws, *fields.shape, generator=torch.Generator().manual_seed(k))
-        x = (fields + float(sigma) * z).flatten(0, 1)
-        logit = FIELDS.optimal_logit(x, torch.tensor([sigma]), blurs=[blur])
-        curve[0, k] = torch.sigmoid(logit).mean()
-    return float(crossing(isotonic(curve), grid, 0.45)[0])
+def share_compiled(state: State, compiled: Denoiser | None) -> Denoiser:
+    """Have the state train the network that is compiled already, from its own first weights."""
+    if compiled is None:
+        state.denoiser.network.compile(dynamic=False)
+        return state.denoiser
+    load_weights(compiled, state.denoiser.state_dict())
+    state.optimizer.param_groups[0]["params"] = list(compiled.parameters())
+    state.denoiser = compiled
+    return compiled
 
 
-def trained(
-    arm: dict[str, object], seed: int, floors: dict[float, float], arguments: argparse.Namespace, device: torch.device
-) -> Denoiser:
-    """The averaged denoiser of one arm."""
-    num_clean = arguments.fields // 50
-    per_blur = (arguments.fields - num_clean) // len(BLURS)
-    parts, sigma_min = [FIELDS.draw(num_clean, seed=100 + seed)], [torch.zeros(num_clean)]
-    if arm["rows"] == "all":
+def train(
+    state: State, setting: Setting, arm: str, seed: int, floors: dict[float, float], device: torch.device
+) -> None:
+    """One arm to its end."""
+    config, fields = setting.config(arm, seed, device), setting.fields
+    num_clean = setting.num // 50
+    parts, sigma_min = [fields.draw(num_clean, seed=100 + seed)], [torch.zeros(num_clean)]
+    if ARMS[arm].rows == "all":
+        per_blur = (setting.num - num_clean) // len(BLURS)
         for k, blur in enumerate(BLURS):
-            parts.append(FIELDS.draw(per_blur, blur=blur, seed=1000 + 10 * seed + k))
-            sigma_min.append(torch.full((per_blur,), floors[blur] if arm["obey"] else 0.0))
-    rows = rows_of(torch.cat(sigma_min))
+            parts.append(fields.draw(per_blur, blur=blur, seed=1000 + 10 * seed + k))
+            sigma_min.append(torch.full((per_blur,), floors[blur] if ARMS[arm].obeys else 0.0))
+    rows = rows_of(torch.cat(sigma_min), setting.space)
     pictures = Stored(pixels=torch.cat(parts).to(device))
-    config = TrainConfig(
-        num_images=arguments.images,
-        batch_size=512 if device.type == "cuda" else 128,
-        lr=1e-3,
-        warmup_images=20_000,
-        P_mean=-0.3,
-        P_std=1.2,
-        target=str(arm["target"]),  # type: ignore[arg-type]
-        seed=seed,
-        precision="fp32",
-        network=UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1),
-    )
     world = World(rank=0, size=1, device=device)
-    state, monitor = new_state(config, SPACE, world), Monitor(config.batch_size, world)
+    monitor = Monitor(config.batch_size, world)
     stream = batches(rows, build_sampler(rows, config), None, config, start=0, world=world, pictures_on=pictures.device)
     for batch, w0 in with_pictures(stream, pictures, device):
         step(state, batch, w0, rows, config, world, monitor)
     monitor.read()
-    return state.average
 
 
-def rows_of(sigma_min: Tensor) -> Rows:
+def rows_of(sigma_min: Tensor, space: Space) -> Rows:
     num = len(sigma_min)
     ids = pa.chunked_array([pa.array([f"{i:032x}"[::-1] for i in range(num)])])
     return Rows(
-        space=SPACE,
+        space=space,
         roots={},
         uris=ids,
         ids=ids,
@@ -151,63 +190,13 @@ def rows_of(sigma_min: Tensor) -> Rows:
 
 
 @torch.no_grad()
-def excess_error(denoiser: Denoiser, sigma: float, device: torch.device, num: int = 4096) -> float:
+def excess_error(denoiser: Denoiser, setting: Setting, sigma: float, device: torch.device, num: int = 2048) -> float:
     """Mean of ||D - D_opt||^2 over fresh clean fields, relative to the error that no denoiser can avoid."""
-    level = torch.full((num,), sigma)
-    x = FIELDS.draw(num, seed=7) + sigma * fresh_noise(torch.arange(num), SPACE.shape, seed=99)
-    best = FIELDS.optimal_denoiser(x, level)
-    excess = 0.0
-    for part in torch.split(torch.arange(num), 1024):
-        found = denoiser(x[part].to(device), level[part].to(device)).cpu()
-        excess += float((found - best[part]).square().mean()) * len(part) / num
-    return excess / FIELDS.optimal_error(sigma)
-
-
-def table(results: dict[str, object]) -> str:
-    """Mean over seeds, with the spread between them."""
-    excess = results["excess"]
-    lines = [f"| sigma | {' | '.join(excess)} |", "|---" * (len(excess) + 1) + "|"]
-    for level in map(str, LEVELS):
-        cells = []
-        for runs in excess.values():
-            values = np.array([run[level] for run in runs])
-            spread = f" ± {values.std(ddof=1):.2%}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.2%}{spread}")
-        lines.append(f"| {level} | {' | '.join(cells)} |")
-    floors = ", ".join(f"{float(s):.2f} for blur {b}" for b, s in results["sigma_min"].items())
-    where = f"{results['hardware']}, {results['date']}, torch {results['torch']}: `{results['command']}`"
-    return f"Excess error over the Wiener filter; sigma_min {floors}. {where}\n\n" + "\n".join(lines) + "\n"
-
-
-def plot(results: dict[str, object], path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
-    styles = ["o-", "s-", "D-", "^--"]
-    for style, (name, runs) in zip(styles, results["excess"].items(), strict=True):
-        values = np.array([[run[str(level)] for level in LEVELS] for run in runs])
-        axes.plot(LEVELS, 100 * values.mean(axis=0), style, label=name, markersize=5)
-        if len(runs) > 1:
-            axes.fill_between(LEVELS, 100 * values.min(axis=0), 100 * values.max(axis=0), alpha=0.2)
-    for blur, floor in results["sigma_min"].items():
-        axes.axvline(floor, color="0.6", linewidth=0.8, linestyle=":")
-        axes.annotate(
-            f"blur {blur}",
-            (floor, 0.98),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=7,
-            color="0.4",
-        )
-    axes.set(xscale="log", yscale="log", xlabel="noise level sigma", ylabel="error above the optimum, %")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    fields = setting.fields
+    x = fields.draw(num, seed=7) + sigma * fresh_noise(torch.arange(num), setting.space.shape, seed=99)
+    best = fields.optimal_denoiser(x, torch.tensor([sigma]))
+    found = [denoiser(part.to(device), torch.tensor(sigma, device=device)).cpu() for part in x.split(512)]
+    return float((torch.cat(found) - best).square().mean()) / fields.optimal_error(sigma)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def prepare(config: TrainConfig, num: int, folder: Path, world: World) -> tuple[
     return rows, Stored(pixels=latents)
 
 
-def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, steps: int) -> dict[str, float]:
+def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, steps: int) -> dict[str, object]:
     state = new_state(config, rows.space, world)
     use_fast_kernels(world.device)
     if should_compile(world.device, config.compile, config.num_images):
@@ -85,7 +85,7 @@ def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, s
     constant = next(stream)
     step(state, *constant, rows, config, world, monitor)
     synchronize(world)
-    first = time.perf_counter() - begin
+    first, phases = time.perf_counter() - begin, compile_phases()
     if world.device.type == "cuda":
         torch._dynamo.config.error_on_recompile = True
     for batch in islice(stream, 5):
@@ -101,9 +101,16 @@ def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, s
         "ms_per_step": round(1000 * best / steps, 2),
         "data_path_share": round(1 - best_same / best, 4),
         "first_step_s": round(first, 1),
+        "compile_s": phases,
         "memory_gib": round(memory, 1),
         "loss": round(monitor.read().loss, 4),
     }
+
+
+def compile_phases() -> dict[str, float]:
+    """Seconds of the compiler's phases that took two or more; some lie inside others."""
+    names, seconds = torch._dynamo.utils.compile_times(repr="csv", aggregate=True)
+    return {name: round(float(s), 1) for name, s in zip(names, seconds, strict=True) if float(s) >= 2}
 
 
 def timed(stream, state: State, rows: Rows, config: TrainConfig, world: World, monitor: Monitor) -> float:  # type: ignore[no-untyped-def]

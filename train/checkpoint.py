@@ -146,5 +146,5 @@ def _read_part(path: Path, checksum: str) -> Tensors:
     data = path.read_bytes()
     if digests.of_bytes(data) != checksum:
         raise ValueError(f"{path.name} does not have its checksum")
-    tensors: Tensors = load(data)
-    return tensors
+    tensors: Tensors = load(data)  # in an order of its own in every process; spreading them over ranks needs one
+    return dict(sorted(tensors.items()))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,7 +49,7 @@ manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
 for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True):
     os.environ["MASTER_PORT"] = port
     config, stop = CONFIG, lambda: False
-    if name == "fsdp":
+    if name.startswith("fsdp"):
         config = replace(CONFIG, sharding="fsdp")
     if name.startswith("slow"):
         config, stop = replace(LONG, sharding=name.removeprefix("slow-")), lambda: bool(time.sleep(0.02))
@@ -108,11 +109,12 @@ def test_two_processes_reach_what_one_does_and_any_number_continues(manifest: Pa
     steps = iter(range(100))
     train(manifest, half, CONFIG, device="cpu", stop=lambda: next(steps) == 6)
     assert checkpoint.folders(half)[-1].name == "000000000048"
-    processes = start(manifest, "two", "fsdp", "half")
+    shutil.copytree(half, manifest.parent / "fsdp-half")
+    processes = start(manifest, "two", "fsdp", "half", "fsdp-half")
     for process in processes:
         _, error = process.communicate(timeout=200)
         assert process.returncode == 0, error
-    for name in ("two", "fsdp", "half"):
+    for name in ("two", "fsdp", "half", "fsdp-half"):
         assert_close_runs(manifest.parent / name, alone)
         assert sorted(p.name for p in (manifest.parent / name / "samples").iterdir()) == sorted(
             p.name for p in (alone / "samples").iterdir()
