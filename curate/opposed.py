@@ -19,14 +19,11 @@ _SMALLEST = 8  # coefficients in the corner that makes a ring of its own
 
 
 class Rings(NamedTuple):
-    """basis: (R, R) of the DCT; colours: (C, C); ring: (R * R,) int64 of each coefficient; shares: (R * R, K), 1 / size
-    where a coefficient is in ring k; size: (K,) coefficients in each."""
+    """basis: (R, R) of the DCT; colours: (C, C); members: (R * R, K), 1 where a coefficient is in ring k, else 0."""
 
     basis: Tensor
     colours: Tensor
-    ring: Tensor
-    shares: Tensor
-    size: Tensor
+    members: Tensor
 
 
 def rings(channels: int, side: int, device: torch.device | str = "cpu") -> Rings:
@@ -37,9 +34,7 @@ def rings(channels: int, side: int, device: torch.device | str = "cpu") -> Rings
     while (radius >= edges[-1]).sum() > _SMALLEST:
         edges.append(max(edges[-1] + 1, edges[-1] * _GROWTH))
     ring = torch.bucketize(radius, torch.tensor(edges[:-1], dtype=torch.float64), right=True)
-    size = ring.bincount().float()
-    shares = torch.nn.functional.one_hot(ring, len(size)).float() / size
-    parts = dct(side), opponent_colours(channels), ring, shares, size
+    parts = dct(side), opponent_colours(channels), torch.nn.functional.one_hot(ring).float()
     return Rings(*(part.to(device) for part in parts))
 
 
@@ -50,9 +45,11 @@ def opposed(white: Tensor, rings: Rings) -> Tensor:
     second to 1e-4 in the moments of a ring's energy: E is taken to -E in Wilson and Hilferty's normal scale,
     (E / n)^(1/3) ~ N(1 - 2 / 9n, 2 / 9n), whose median and symmetry are those of chi squared to that.
     """
-    flat = white.flatten(2)
-    scale = (flat.square() @ rings.shares).pow(1 / 3)
-    centre = 1 - 2 / (9 * rings.size)
+    flat, size = white.flatten(2), rings.members.sum(dim=0)
+    scale = (flat.square() @ rings.members / size).pow(1 / 3)
+    centre = 1 - 2 / (9 * size)
     gain = ((2 * centre - scale).clamp_(min=0) / scale).pow(1.5)
-    both = torch.stack([flat, -flat * gain[:, :, rings.ring]], dim=1).view(len(white), 2, *white.shape[1:])
-    return torch.einsum("dc,npdhw->npchw", rings.colours, rings.basis @ both @ rings.basis.T)
+    both = torch.stack([flat, -flat * (gain @ rings.members.T)], dim=1)
+    mixed = (rings.colours.T @ both).view(len(white), 2, *white.shape[1:])
+    # Transposed: white all the same, and both products are large ones.
+    return (mixed @ rings.basis.T).transpose(3, 4) @ rings.basis.T

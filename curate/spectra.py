@@ -67,7 +67,7 @@ class Spectra(nn.Module):
         x: (N, C, H, W). Returns one (N, blocks, C * 64) float32 per view; the whole picture is one block, whose bands
         are means over rings of frequencies.
         """
-        pyramid = {0: torch.einsum("ij,njhw->nihw", self.colours, x)}
+        pyramid = {0: (self.colours @ x.flatten(2)).view(x.shape)}
         views = views_of(self.space)
         for halvings in range(1, 1 + max(view.halvings for view in views)):
             pyramid[halvings] = _halved(pyramid[halvings - 1])
@@ -80,7 +80,8 @@ class Spectra(nn.Module):
                 out.append((blocks @ self.dct).flatten(2).float().square_())
             else:
                 basis, rings = getattr(self, view.basis), getattr(self, f"{view.basis}_rings")
-                energy = (basis.T @ level @ basis).float().square_().flatten(2)
+                # Transposed: the rings are the same, and both products are large ones.
+                energy = ((level @ basis).transpose(2, 3) @ basis).float().square_().flatten(2)
                 out.append((energy @ rings).flatten(1)[:, None])
         return out
 

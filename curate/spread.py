@@ -16,6 +16,7 @@ from .images import to_unit
 from .threshold import Array, sigma_grid
 
 _PICTURES, _DRAWS, _STEP = 256, 8, 4  # every fourth level, interpolated
+_KERNEL = np.array([1.0, 2.0, 3.0, 2.0, 1.0])  # of neighbouring levels: two classifiers may agree at one by luck
 
 
 def fold_spread(fit: Fit, other: Sample, seed: int) -> Array:
@@ -56,5 +57,10 @@ def log_odds_spread(p: Array) -> Array:
     moved = (between.mean(axis=3) ** 2 - scatter).sum(axis=(0, 1)) / (len(p) - 1)
     mean = p.mean(axis=(0, 3))
     could = ((mean * (1 - mean)) ** 2).sum(axis=0)
-    spread: Array = np.sqrt(np.maximum(moved, 0.0) / np.maximum(could, 1e-12))
+    spread: Array = np.sqrt(np.maximum(_smoothed(moved), 0.0) / np.maximum(_smoothed(could), 1e-12))
     return spread
+
+
+def _smoothed(levels: Array) -> Array:
+    """Sums over neighbouring levels, (L,): a level counts by what it could tell."""
+    return np.convolve(levels, _KERNEL)[len(_KERNEL) // 2 :][: len(levels)]

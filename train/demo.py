@@ -47,7 +47,7 @@ PHOTOGRAPHS = [
     "rocket",
 ]
 _FLATTEST = 8.0  # a tile whose standard deviation is below this many grey levels shows neither blur nor JPEG
-_IMAGES_PER_MINUTE = {"cpu": 24_000, "cuda": 160_000}
+_IMAGES_PER_MINUTE = {"cpu": 20_000, "cuda": 160_000}
 
 TABLE = """
     SELECT source AS corruption, count(*) AS pictures, round(median(sigma_min), 3) AS sigma_min_median,
@@ -72,7 +72,7 @@ def demo(out: Path, *, device: str = "auto", minutes: float = 1.0, reporter: Rep
     reporter.say(f"2. nine in ten are now blurred or JPEG-compressed: {pool}, one folder per corruption")
 
     reporter.say("3. ambient annotate: from which noise level on is each of them as good as a clean one?")
-    config = AnnotateConfig(clean=pool / "clean", steps=3000 if cuda else 400, draws=32 if cuda else 4)
+    config = AnnotateConfig(clean=pool / "clean", steps=3000 if cuda else 400, draws=8 if cuda else 3)
     annotate(pool, manifest, config, device=device, workers=os.cpu_count() or 1, reporter=reporter)
     print_table(query(manifest, TABLE))
     levels = show_levels(manifest, pool, photographs, out / "levels.png")

@@ -17,10 +17,10 @@ def pairs(num: int, channels: int, side: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("side", [1, 4, 7, 32, 100])
 def test_rings_hold_every_frequency_once(side: int) -> None:
     found = rings(3, side)
-    assert found.size.sum() == side * side
-    assert (found.size >= min(6, side * side)).all()
+    assert (found.members.sum(dim=1) == 1).all()
+    assert (found.members.sum(dim=0) >= min(6, side * side)).all()
     radius = torch.hypot(*(i.flatten().float() for i in torch.meshgrid(*[torch.arange(side)] * 2, indexing="ij")))
-    assert (found.ring[radius.argsort(stable=True)].diff() >= 0).all()
+    assert (found.members.argmax(dim=1)[radius.argsort(stable=True)].diff() >= 0).all()
 
 
 @pytest.mark.parametrize("member", [0, 1])
@@ -34,20 +34,18 @@ def test_each_of_a_pair_is_white_and_gaussian(member: int, channels: int, side: 
     energy = fft.dctn(noise[:, 0].numpy(), axes=(1, 2), norm="ortho") ** 2
     if channels == 3:  # of luminance
         energy = fft.dctn(noise.sum(dim=1).numpy() / np.sqrt(3), axes=(1, 2), norm="ortho") ** 2
-    table = rings(channels, side)
-    for ring, size in enumerate(table.size.tolist()):
-        mine = energy.reshape(len(energy), -1)[:, table.ring.numpy() == ring].sum(axis=1)
+    for members in rings(channels, side).members.T.numpy():
+        mine, size = energy.reshape(len(energy), -1) @ members, members.sum()
         assert stats.kstest(mine, stats.chi2(size).cdf).statistic < 0.02
         assert mine.mean() == pytest.approx(size, rel=5 * np.sqrt(2 / size / len(mine)))
 
 
 def test_energies_of_a_pair_are_opposite_in_every_ring() -> None:
     both = fft.dctn(pairs(300, 1, 16)[:, :, 0].numpy(), axes=(2, 3), norm="ortho").reshape(300, 2, -1) ** 2
-    table = rings(1, 16)
-    for ring in range(len(table.size)):
-        first, second = (both[:, i][:, table.ring.numpy() == ring].sum(axis=1) for i in (0, 1))
+    for members in rings(1, 16).members.T.numpy():
+        first, second = both[:, 0] @ members, both[:, 1] @ members
         assert stats.spearmanr(first, second).statistic == pytest.approx(-1, abs=1e-6)
-        share = stats.chi2(int(table.size[ring])).cdf
+        share = stats.chi2(members.sum()).cdf
         np.testing.assert_allclose(share(first) + share(second), 1, atol=0.02)
 
 

@@ -95,7 +95,7 @@ def fields() -> tuple[Sample, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("clean", "each", "seeds"), [(200, 200, (1, 2)), (100, 3300, (1,))])
+@pytest.mark.parametrize(("clean", "each", "seeds"), [(200, 200, (1, 2, 3)), (100, 3300, (1,))])
 def test_the_interval_holds_the_best_classifier(
     clean: int, each: int, seeds: tuple[int, ...], fields: tuple[Sample, np.ndarray]
 ) -> None:
