@@ -35,7 +35,7 @@ def test_each_of_a_pair_is_white_and_gaussian(member: int, channels: int, side: 
     if channels == 3:  # of luminance
         energy = fft.dctn(noise.sum(dim=1).numpy() / np.sqrt(3), axes=(1, 2), norm="ortho") ** 2
     for members in rings(channels, side).members.T.numpy():
-        mine, size = energy.reshape(len(energy), -1) @ members, members.sum()
+        mine, size = energy.reshape(len(energy), -1) @ members, int(members.sum())
         assert stats.kstest(mine, stats.chi2(size).cdf).statistic < 0.02
         assert mine.mean() == pytest.approx(size, rel=5 * np.sqrt(2 / size / len(mine)))
 
