@@ -47,7 +47,7 @@ def fold_spread(fit: Fit, other: Sample, seed: int) -> Array:
 def log_odds_spread(p: Array) -> Array:
     """(L,) standard deviation in log odds among members that judge the same noisy pictures.
 
-    p: (members, N, L, draws), the draws in pairs that share their noise but for its sign. A little shift s of the log
+    p: (members, N, L, draws), the draws in pairs whose noise is one another's opposite. A little shift s of the log
     odds moves p by s p (1 - p): least squares over the pictures, whose saturated probabilities then weigh nothing. What
     few draws add is taken off.
     """
