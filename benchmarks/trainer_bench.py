@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 Curve = NDArray[np.float64]
 
 WINDOW = 20  # steps over which curves are smoothed
+PATIENCE = 90.0  # seconds for torchrun to end after one of its processes was killed; it gives the others 30
 NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}  # the trainer allows TF32 for what is float32; the yardstick has none
 
 
@@ -58,7 +59,7 @@ class StoppedError(Exception):
 class Bench:
     """Where proofs run. work: the manifest and a folder per run, made there or found from an earlier call.
 
-    deadline: of ``time.monotonic()``. runs: losses and seconds of the runs of a proof so far.
+    deadline: of ``time.monotonic()``. runs: losses and seconds of the runs of a proof so far; these are not run again.
     """
 
     work: Path
@@ -100,7 +101,9 @@ class Bench:
     def trained(
         self, name: str, *settings: str, seed: int = 0, ranks: int = 1, fp32: bool = False, place: int = 0
     ) -> Curve:
-        """The losses of a whole run; one that is finished is not run again."""
+        """The losses of a whole run."""
+        if name in self.runs:
+            return np.array(self.runs[name]["loss"])
         settings = ("precision=fp32", "compile=off", *settings) if fp32 else settings
         begin = time.perf_counter()
         command = self.command(name, *settings, seed=seed, ranks=ranks, place=place)
@@ -136,7 +139,9 @@ class Bench:
         """SIGKILL the last ``victims`` ranks between two checkpoints. Returns seconds to the end and the messages."""
         half = self.size.steps // 2
         with self.log(name).open("w") as log:
-            process = subprocess.Popen(self.command(name, *settings, ranks=ranks), stdout=log, stderr=log)
+            variables = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+            command = self.command(name, *settings, ranks=ranks)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
             try:
                 while len(self.curve(name)) < half + self.size.steps // 15 or not self.checkpoints(name):
                     if process.poll() is not None:
@@ -148,9 +153,14 @@ class Bench:
                 for pid in pids[len(pids) - victims :]:
                     os.kill(pid, signal.SIGKILL)
                 begin = time.perf_counter()
-                process.wait(timeout=max(0.0, self.deadline - time.monotonic()))
+                process.wait(timeout=max(0.0, min(PATIENCE, self.deadline - time.monotonic())))
             except subprocess.TimeoutExpired:
-                raise StoppedError(f"{name} did not end after its process was killed") from None
+                left = {pid: state_of(pid) for pid in (process.pid, *workers_of(process.pid))}
+                for pid in workers_of(process.pid):
+                    os.kill(pid, signal.SIGABRT)  # faulthandler writes where it hangs into the log
+                time.sleep(2)
+                words = tail(self.log(name), 6000)
+                raise StoppedError(f"{name} did not end after its process was killed: {left}\n{words}") from None
             finally:
                 end(process)
         say(f"{name}: killed at step {len(self.curve(name))}, ended after {time.perf_counter() - begin:.1f} s")
@@ -193,6 +203,15 @@ def workers_of(torchrun: int) -> list[int]:
             continue
         ranks |= {int(text[5:]): int(folder.name) for text in variables if text.startswith("RANK=")}
     return [pid for _, pid in sorted(ranks.items())]
+
+
+def state_of(pid: int) -> str:
+    """What the kernel says of a process: its name, state (D: cannot be killed) and what it waits for."""
+    try:
+        name, _, rest = (Path("/proc") / str(pid) / "stat").read_text().partition("(")[2].rpartition(")")
+        return f"{name} {rest.split()[0]} {(Path('/proc') / str(pid) / 'wchan').read_text()}"
+    except OSError as error:  # it ended meanwhile, or the kernel does not tell
+        return error.strerror
 
 
 def say(message: str) -> None:

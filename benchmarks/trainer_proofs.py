@@ -11,6 +11,7 @@ gets SIGKILL. ``speed``: preset cifar10 on one and on two GPUs, ``--arms`` of th
 
 A proof says how long it should take, and ends after ``--budget`` seconds: the program that runs then is killed, what
 is finished is in the JSON file, with every run's losses, and the next proof has its own time; so also when one fails.
+The same command continues a proof that did not come to its end: runs of which the file has the losses are not repeated.
 
 All but ``speed`` train 300 steps of a small DDPM++ on Gaussian fields, two thirds of them with thresholds, through
 ``ambient train``. Runs that need no other run go side by side, each on its own GPU if there are several. The yardstick
@@ -26,6 +27,7 @@ import time
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +77,12 @@ def prove(name: str, bench: Bench, arguments: argparse.Namespace) -> bool:
     expected = EXPECTED[name] * (len(bench.arms) if name == "speed" else 1)
     budget = arguments.budget or 2 * expected
     begin = time.monotonic()
-    bench.deadline, bench.runs = begin + budget, {}
+    earlier = read(arguments.out).get(name, {"finished": True})
+    bench.deadline, bench.runs = begin + budget, {} if earlier.get("finished") else dict(earlier["runs"])
+    before = 0 if earlier.get("finished") else earlier["seconds"]
 
     def write(**end: object) -> None:
-        about["seconds"] = round(time.monotonic() - begin)
+        about["seconds"] = before + round(time.monotonic() - begin)
         keep(arguments.out, name, {**about, "tiny": arguments.tiny, **end, "rows": rows, "runs": bench.runs})
 
     say(f"{name}: about {expected} s on H200s, ended after {budget:.0f} s")
@@ -86,10 +90,11 @@ def prove(name: str, bench: Bench, arguments: argparse.Namespace) -> bool:
     try:
         for row in PROOFS[name](bench):
             rows.append(row)
-            write()
+            write(finished=False)
         finished = True
+        write(finished=True)
     except StoppedError as error:
-        write(stopped=str(error))
+        write(finished=False, stopped=str(error))
         say(f"{name}: stopped: {error}")
     print(f"\n{name} ({about['seconds']} s)\n\n{table(rows)}", flush=True)
     return finished
@@ -214,11 +219,14 @@ def relative_end(a: Curve, b: Curve) -> float:
 
 
 def keep(path: Path, name: str, found: dict[str, object]) -> None:
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results[name] = found
+    results = {**read(path), name: found}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(results) + "\n")
     partial.replace(path)
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else {}  # type: ignore[no-any-return]
 
 
 def table(rows: list[Row]) -> str:

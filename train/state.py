@@ -141,15 +141,19 @@ def load_weights(denoiser: Denoiser, weights: Tensors) -> None:
 
 
 def _shard(model: Denoiser, config: TrainConfig, world: World) -> None:
-    """Spread the weights of each block over the ranks (FSDP2)."""
+    """Spread the weights of each block over the ranks (FSDP2), which send each other bfloat16 if they compute in it.
+
+    What lies outside of the blocks is small and stays float32: autocast decides there, and embeddings opt out of it.
+    """
     model.to(memory_format=torch.contiguous_format)  # of which FSDP2 takes nothing else
     mesh = init_device_mesh(world.device.type, (world.size,))
     precision = torch.bfloat16 if uses_bf16(world.device, config.precision) else None
-    policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    sent = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in list(model.network.modules()):
         if isinstance(block, BLOCKS):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)  # also where no backward() follows
+            fully_shard(block, mesh=mesh, mp_policy=sent)
+    kept = MixedPrecisionPolicy(cast_forward_inputs=False)
+    fully_shard(model, mesh=mesh, mp_policy=kept, reshard_after_forward=True)  # also where no backward() follows
 
 
 def _weights(denoiser: Denoiser) -> Tensors:

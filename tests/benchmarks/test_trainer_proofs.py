@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import ambient
+import numpy as np
 import pytest
 
 
@@ -43,6 +44,34 @@ def test_a_proof_out_of_time_leaves_its_rows_and_no_process(tmp_path: Path, monk
     assert "slow was not finished" in found["speed"]["stopped"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
+
+
+def test_a_proof_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import trainer_proofs
+    from trainer_bench import TINY, Bench
+
+    asked: list[str] = []
+
+    def two_runs(bench: Bench) -> trainer_proofs.Rows:
+        yield {"what": "both", "end": float(bench.trained("first")[-1] + bench.trained("second")[-1])}
+
+    def run(bench: Bench, command: list[str], log: Path, extra: dict[str, str]) -> None:
+        asked.append(log.stem)
+
+    monkeypatch.setitem(trainer_proofs.PROOFS, "speed", two_runs)
+    monkeypatch.setattr(Bench, "run", run)
+    monkeypatch.setattr(Bench, "curve", lambda bench, name: np.array([2.0, 1.0]))
+    out = tmp_path / "proofs.json"
+    stopped = {"rows": [], "runs": {"first": {"seconds": 3, "loss": [5.0, 4.0]}}, "seconds": 7, "finished": False}
+    out.write_text(json.dumps({"speed": stopped}))
+    bench = Bench(work=tmp_path, size=TINY, device="cpu", arms=("one",))
+    arguments = argparse.Namespace(device="cpu", budget=3.0, out=out, tiny=True)
+    assert trainer_proofs.prove("speed", bench, arguments)
+    found = json.loads(out.read_text())["speed"]
+    assert (found["rows"], found["finished"], found["seconds"]) == ([{"what": "both", "end": 5.0}], True, 7)
+    assert asked == ["second"]
+    assert trainer_proofs.prove("speed", bench, arguments)  # what is finished is begun anew
+    assert asked == ["second", "first", "second"]
 
 
 def test_every_proof_says_how_long_it_takes() -> None:

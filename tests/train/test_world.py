@@ -18,6 +18,8 @@ from ambient.schemas.errors import UserError
 from ambient.train import checkpoint
 from ambient.train.config import TrainConfig
 from ambient.train.loop import check_world, train
+from ambient.train.networks.ddpmpp import DDPMPPConfig
+from ambient.train.networks.edm2 import EDM2Config
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.state import parts_of
 from ambient.train.world import World
@@ -34,6 +36,16 @@ CONFIG = TrainConfig(
     network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
 )
 
+BF16 = {
+    f"bf16-{name}": replace(CONFIG, precision="bf16", sharding="fsdp", sample_count=0, network=network)
+    for name, network in {
+        "unet": CONFIG.network,
+        "ddpmpp": DDPMPPConfig(channels=8, multipliers=(1, 2), blocks=1, dropout=0.0),
+        "edm2": EDM2Config(channels=8, multipliers=(1, 2), blocks=1),
+    }.items()
+}
+"""Runs by their names."""
+
 LONG = replace(CONFIG, num_images=8000)  # more than a test waits for
 
 SCRIPT = """
@@ -42,13 +54,13 @@ from dataclasses import replace
 from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_world import CONFIG, LONG
+from test_world import BF16, CONFIG, LONG
 from ambient.schemas.errors import UserError
 from ambient.train.loop import train
 manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
 for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True):
     os.environ["MASTER_PORT"] = port
-    config, stop = CONFIG, lambda: False
+    config, stop = BF16.get(name, CONFIG), lambda: False
     if name.startswith("fsdp"):
         config = replace(CONFIG, sharding="fsdp")
     if name.startswith("slow"):
@@ -131,6 +143,21 @@ def test_two_processes_reach_what_one_does_and_any_number_continues(manifest: Pa
     steps = iter(range(100))
     continued = replace(CONFIG, sharding="fsdp")  # what FSDP wrote, one process reads
     assert train(manifest, manifest.parent / "fsdp", continued, device="cpu").name == "000000000096"
+
+
+def test_every_network_is_spread_in_bfloat16(manifest: Path) -> None:
+    processes = start(manifest, *BF16)
+    for name, config in BF16.items():
+        train(manifest, manifest.parent / "alone" / name, config, device="cpu")
+    for process in processes:
+        _, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error
+    for name in BF16:
+        spread, alone = (
+            [json.loads(line)["loss"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+            for folder in (manifest.parent, manifest.parent / "alone")
+        )
+        assert spread == pytest.approx(alone, rel=0.02)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])

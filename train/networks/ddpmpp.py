@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...schemas.errors import UserError
-from .dropout import Dropout
 from .layout import BlockShape, Sizes, blocks_down, blocks_up, one_hot, resample
 
 _SKIP_SCALE = math.sqrt(0.5)  # a sum of two things of variance 1 has variance 1 again (2011.13456, appendix H)
@@ -91,7 +90,7 @@ class Block(nn.Module):
         self.conv1 = conv(inputs, outputs, 3)
         self.shift = linear(embedding, outputs)
         self.norm2 = group_norm(outputs)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.conv2 = conv(outputs, outputs, 3, gain=0)
         same = inputs == outputs and shape.resampling is None
         self.skip = nn.Identity() if same else conv(inputs, outputs, 1)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .dropout import Dropout
 from .layout import BlockShape, Sizes, blocks_down, blocks_up, one_hot, resample
 
 _EPS = 1e-4
@@ -116,7 +115,7 @@ class Block(nn.Module):
         self.conv1 = MPLayer(outputs if encoder else inputs, outputs, 3, 3)
         self.scale = MPLayer(embedding, outputs)
         self.scale_gain = nn.Parameter(torch.zeros(1))
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.conv2 = MPLayer(outputs, outputs, 3, 3)
         self.skip = nn.Identity() if inputs == outputs else MPLayer(inputs, outputs, 1, 1)
         self.attention = Attention(outputs) if shape.attend else nn.Identity()

@@ -102,8 +102,19 @@ def resample(x: Tensor, resampling: Resampling | None) -> Tensor:
     if resampling == "down":
         return functional.avg_pool2d(x, 2)
     if resampling == "up":
-        return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        return _doubled(x) if torch.compiler.is_compiling() else functional.interpolate(x, scale_factor=2.0)
     return x
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """``interpolate`` without an index, in the order of channels-last memory.
+
+    Its derivative is a sum of four, where the compiler has the one of ``interpolate`` add value by value, atomically:
+    2.8 of 64 ms of a DDPM++ with one block per level on an H200.
+    """
+    n, c, height, width = x.shape
+    repeated = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, height, 2, width, 2, c)
+    return repeated.reshape(n, 2 * height, 2 * width, c).permute(0, 3, 1, 2)
 
 
 def one_hot(condition: Tensor | None, num_classes: int, like: Tensor) -> Tensor:

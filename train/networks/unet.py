@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .dropout import Dropout
-from .layout import Sizes
+from .layout import Sizes, resample
 
 _HEAD_CHANNELS = 64
 _GROUP_CHANNELS = 8  # GroupNorm: at least so many channels to a group, and at most 32 groups
@@ -73,14 +72,14 @@ class UNet(nn.Module):
         skips = [h]
         for level, blocks in enumerate(self.down):
             if level:
-                h = functional.avg_pool2d(h, 2)
+                h = resample(h, "down")
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, embedding)
                 skips.append(h)
         h = self.middle(h, embedding)
         for level, blocks in enumerate(self.up):
             if level:
-                h = functional.interpolate(h, scale_factor=2.0, mode="nearest")
+                h = resample(h, "up")
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         out: Tensor = self.last(functional.silu(self.last_norm(h)))
@@ -96,7 +95,7 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * out_channels)
         self.norm2 = group_norm(out_channels)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         self.attention = Attention(out_channels) if attend else nn.Identity()

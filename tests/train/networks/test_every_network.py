@@ -86,11 +86,13 @@ def test_channels_last_changes_nothing(name: str) -> None:
 @every_network
 def test_one_graph_holds_all_of_a_training_step(name: str) -> None:
     network, (x, c_noise), condition = trained(name, 3).train(), pictures(2), torch.tensor([0, 3])
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # compiled, it draws its random numbers in another order
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
 
     def output_and_gradients(forward: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         network.zero_grad()
-        torch.manual_seed(1)  # of dropout
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = forward(x, c_noise, condition)
         out.float().square().sum().backward()

@@ -8,6 +8,7 @@ from ambient.train.networks.ddpmpp import DDPMPPConfig
 from ambient.train.networks.edm2 import EDM2Config
 from ambient.train.networks.layout import BlockShape, Sizes, blocks_down, blocks_up, one_hot, resample
 from scipy.signal import convolve2d
+from torch.nn import functional
 from torch.testing import assert_close
 
 TWO_LEVELS = Sizes(channels=8, multipliers=(2, 3), blocks=1, attention_resolutions=(16,), dropout=0.0)
@@ -50,6 +51,18 @@ def test_resampling_is_the_box_filter() -> None:
     filtered = [[convolve2d(c, np.ones((2, 2)))[:12, :16] for c in n] for n in spread]
     assert_close(resample(x, "up"), torch.tensor(np.array(filtered)))
     assert resample(x, None) is x
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_doubling_compiled(memory_format: torch.memory_format) -> None:
+    """Another formula, the same values and derivative; memory in the order that convolutions want."""
+    x = torch.randn(2, 3, 6, 8).to(memory_format=memory_format).requires_grad_()
+    up = torch.compile(resample, backend="aot_eager")(x, "up")
+    assert up.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(up, functional.interpolate(x, scale_factor=2.0))
+    weights = torch.randn_like(up)
+    (derivative,) = torch.autograd.grad(up, x, weights)
+    assert_close(derivative, 4 * functional.avg_pool2d(weights, 2))
 
 
 def test_none_is_a_row_of_zeros() -> None:
