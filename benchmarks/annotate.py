@@ -32,7 +32,7 @@ from ambient.schemas.space import Space
 from ambient.train.demo import CORRUPTIONS, PHOTOGRAPHS, photograph_folder
 from PIL import Image
 
-DRAWS = 8
+DRAWS = AnnotateConfig.__dataclass_fields__["draws"].default
 TRAINED = "training the classifier"
 
 

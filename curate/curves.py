@@ -55,7 +55,7 @@ def p_clean(
     groups: (N,) int64, what the classifier is told, if anything. levels: (N, K) int64 indices into the grid, all levels
     when left out. draws: how many, numbered from `first`, which is even.
     batch: network evaluations at a time; when left out, what suits the device. compiled: by ``torch.compile``, which
-    takes half a minute and then does a batch in a third of the time on a GPU, in two thirds on a CPU.
+    takes half a minute and then does a batch in a third of the time on a GPU, in half on a CPU.
     Returns (N, K, draws) float32 in (0, 1), on the pictures' device.
     """
     every = torch.arange(len(grid), device=pictures.device).expand(len(pictures), -1)

@@ -1,6 +1,8 @@
 """The processes that train together, one per GPU, as torchrun starts them."""
 
 import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,11 @@ from ..curate.device import choose_device
 from ..schemas.errors import UserError
 
 _TIMEOUT = timedelta(minutes=30)  # the first rank may decode a large pool while the others wait
+_GRACE = 10.0  # seconds for a process to end by itself after another was lost
+_LOST = (
+    "another process of this run has ended: look for its error above; the same command continues from the "
+    "last checkpoint"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,17 +86,53 @@ def joined(device: str) -> Iterator[World]:
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT, device_id=place if place.type == "cuda" else None)
+    neighbour = _Neighbour(rank, size)
     try:
         yield World(rank=rank, size=size, device=place)
+        neighbour.part()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in ("gloo", "NCCL")):
             raise
-        raise UserError(
-            "another process of this run has ended: look for its error above; the same command continues from the "
-            f"last checkpoint ({str(error).splitlines()[0].split('. ')[0]})"
-        ) from error
+        raise UserError(f"{_LOST} ({str(error).splitlines()[0].split('. ')[0]})") from error
     finally:
         dist.destroy_process_group()
+        neighbour.forget()
+
+
+class _Neighbour:
+    """Ends this process soon after the next one of the ring is lost.
+
+    A process that waits for its GPU, on which NCCL waits for the other one, learns of that by no error and no signal:
+    Python's handlers run when the waiting is over. So a thread listens to the other process.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+        assert isinstance(group, dist.ProcessGroup)  # this process is in it
+        self.group = group
+        self.next, self.previous = (rank + 1) % size, (rank - 1) % size
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+
+    def part(self) -> None:
+        """Say goodbye, and wait for the other's."""
+        dist.send(torch.zeros(1), self.previous, group=self.group)
+        self.thread.join()
+
+    def forget(self) -> None:
+        """This process is out of the group, whatever becomes of the other."""
+        self.over.set()
+        self.thread.join(1.0)  # Python aborts where it ends while a thread comes back from C++
+
+    def _listen(self) -> None:
+        try:
+            dist.recv(torch.empty(1), self.next, group=self.group)
+        except RuntimeError:
+            if not self.over.wait(_GRACE):
+                sys.stderr.write(f"ambient: {_LOST}\n")
+                sys.stderr.flush()
+                os._exit(1)
 
 
 def average_gradients(parameters: Iterable[Tensor], world: World) -> None:

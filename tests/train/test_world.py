@@ -180,6 +180,42 @@ def test_a_killed_process_ends_the_others_in_one_line_and_one_continues(manifest
     assert int(train(manifest, run, LONG, device="cpu", stop=lambda: next(steps) == 3).name) == found + 3 * 8
 
 
+STUCK = """
+import ctypes
+from ambient.curate.signals import until_signal
+from ambient.train.world import joined
+until_signal()
+with joined("cpu"):
+    print("waits", flush=True)
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):  # the second never returns, and no signal handler runs meanwhile
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+def test_a_process_that_waits_for_its_device_ends_when_another_is_killed() -> None:
+    port = free_ports(1)[0]
+    common = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STUCK],
+            env={**common, "RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        assert process.stdout and process.stdout.readline() == "waits\n"
+    processes[1].kill()
+    processes[0].terminate()  # as torchrun does
+    _, error = processes[0].communicate(timeout=60)
+    processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert error.splitlines()[-1].startswith("ambient: another process of this run has ended")
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size 8 is not a multiple of the 3 processes"):
         check_world(CONFIG, World(rank=0, size=3, device=torch.device("cpu")))
