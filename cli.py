@@ -6,7 +6,6 @@ Heavy imports live inside the commands, so that ``ambient --help`` answers at on
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -179,6 +178,7 @@ def score(
     device: Device = "auto",
     workers: Workers = _CORES,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure the quality of every picture: one column per measure, to ask about, to rank by, to filter with.
 
@@ -191,14 +191,18 @@ def score(
     from .curate.clip import prompts_of
     from .curate.networks import ScoreConfig
     from .curate.openclip import ClipConfig
-    from .curate.scoring import score_target
+    from .curate.scoring import plan, score_target
 
     config = ScoreConfig(
         by=tuple(name.strip() for name in by.split(",")) if by else (),
         clip=ClipConfig(model=clip_model, pretrained=clip_pretrained, prompts=prompts_of(prompts)),
         weights=named(weights, "--weights", "measure=FILE"),
     )
-    score_target(target, out, config, device=device, workers=workers, roots=moved_roots(root), overwrite=overwrite)
+    roots = moved_roots(root)
+    if dry_run:
+        _print_json(plan(target, config, roots=roots))
+        return
+    score_target(target, out, config, device=device, workers=workers, roots=roots, overwrite=overwrite)
 
 
 @app.command()
@@ -308,6 +312,7 @@ def sample(
     steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1)] = 18,
     batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
     device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Draw pictures from the newest checkpoint of a run.
 
@@ -318,12 +323,16 @@ def sample(
     """
     from .curate.arguments import numbers
     from .curate.reporter import Reporter
-    from .train.generate import SampleConfig, generate, seeds_of
+    from .train.generate import SampleConfig, generate, plan, seeds_of
 
     classes = None if labels is None else tuple(numbers(labels, "--labels"))
     config = SampleConfig(solver=solver, steps=steps, guidance=guidance, ema_std=ema, labels=classes)
-    draw = partial(generate, run, npz or out, seeds_of(num, seeds), config)
-    draw(guide=guide, npz=npz is not None, batch_size=batch, device=device, reporter=Reporter())
+    asked = {"guide": guide, "npz": npz is not None, "batch_size": batch}
+    what = (run, npz or out, seeds_of(num, seeds), config)
+    if dry_run:
+        _print_json(plan(*what, **asked))
+        return
+    generate(*what, **asked, device=device, reporter=Reporter())
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -79,6 +80,19 @@ def score_target(
         )
         write_table(out, table.replace_schema_metadata({**asked.kept, SCORED_KEY: scored.to_bytes()}))
     return out
+
+
+def plan(target: Path, config: ScoreConfig, *, roots: dict[str, str] | None = None) -> dict[str, Any]:
+    """What ``score_target`` would do, for --dry-run, from names of files or the rows of a manifest alone."""
+    asked = _open(target, config, roots or {})
+    of_pool = asked.found is not None
+    pictures = len(asked.found.candidates) if asked.found else pc.sum(pc.equal(asked.table["status"], "ok")).as_py()
+    return {
+        **asdict(config),
+        "target": str(target),
+        "scores": list(dict.fromkeys([*(SCORES if of_pool else ()), *config.by])),
+        "pictures": pictures or 0,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

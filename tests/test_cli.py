@@ -262,6 +262,10 @@ def test_dry_run_prints_json_and_writes_nothing(run: Callable, tmp_path: Path) -
     assert code == 0
     assert json.loads(out)["pictures_found"] == 6
     assert json.loads(out)["draws"] == 4
+    code, out, _ = run("score", pool, "-o", tmp_path / "s.parquet", "--by", "phash,noise", "--dry-run")
+    assert code == 0
+    assert json.loads(out)["pictures"] == 6
+    assert json.loads(out)["scores"][-1] == "phash"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pool"]
 
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -115,6 +115,40 @@ def generate(
             save_grid(result, load_pngs([path for seed in share[:_PREVIEW] if (path := find(out, seed, ".png"))]))
         reporter.say(f"{len(seeds):,} pictures in {out}" + ("" if npz else f"; the first of them: {result}"))
         return result
+
+
+def plan(
+    run: Path,
+    out: Path,
+    seeds: Sequence[int],
+    config: SampleConfig,
+    *,
+    guide: Path | None = None,
+    npz: bool = False,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """What ``generate`` would do, as JSON, with the same errors for runs that do not fit. Arguments as there."""
+    _check_seeds(seeds, batch_size)
+    cpu, warn = torch.device("cpu"), Reporter().warn
+    main = load_trained(run, cpu, warn=warn, ema_std=config.ema_std)
+    other = load_trained(guide, cpu, warn=warn) if guide else None
+    check_guidance(main, other, config)
+    labels = labels_of(main, config)
+    folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
+    left = 0 if npz and out.exists() else sum(find(folder, seed, suffix) is None for seed in seeds)
+    evaluations = 2 * config.steps - 1 if config.solver == "heun" else config.steps
+    return {
+        **asdict(config),
+        "run": str(run),
+        "guide": str(guide) if guide else None,
+        "checkpoint": main.checksum,
+        "space": str(main.space),
+        "labels": None if labels is None else labels.tolist(),
+        "pictures": len(seeds),
+        "pictures_to_draw": left,
+        "denoiser_evaluations": left * evaluations * (1 if config.guidance == 1 else 2),
+        "out": str(out),
+    }
 
 
 def seeds_of(num: int | None, seeds: str | None) -> Sequence[int]:

@@ -1,5 +1,6 @@
 """Pictures of a run: that a seed decides, whatever else is drawn, killed or shared, and what is refused."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from ambient.schemas.space import Space
 from ambient.train import checkpoint, ema
 from ambient.train import generate as module
 from ambient.train.config import TrainConfig
-from ambient.train.generate import SampleConfig, generate, initial_noise, seeds_of, solve
+from ambient.train.generate import SampleConfig, generate, initial_noise, plan, seeds_of, solve
 from ambient.train.loop import train
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.samples import load_pngs
@@ -47,6 +48,19 @@ def seven(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seven") / "out"
     generate(run, folder, range(7), QUICK, batch_size=2, device="cpu")
     return folder
+
+
+def test_the_plan_counts_what_is_not_drawn_yet(run: Path, classes: Path, seven: Path, tmp_path: Path) -> None:
+    """Heun's method evaluates the denoiser twice a step but for the last; guidance doubles that."""
+    found = plan(run, seven, range(10), QUICK)
+    assert (found["pictures"], found["pictures_to_draw"], found["denoiser_evaluations"]) == (10, 3, 3 * 7)
+    guided = SampleConfig(steps=4, solver="euler", guidance=2.0, labels=(2, 0))
+    found = plan(classes, tmp_path / "new.npz", range(5), guided, npz=True)
+    assert (found["denoiser_evaluations"], found["labels"]) == (5 * 4 * 2, [2, 0])
+    json.dumps(found)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="trained without classes"):
+        plan(run, tmp_path / "new", range(5), guided)
 
 
 def loaded(run: Path) -> Trained:
