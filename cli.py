@@ -327,12 +327,11 @@ def sample(
 
     classes = None if labels is None else tuple(numbers(labels, "--labels"))
     config = SampleConfig(solver=solver, steps=steps, guidance=guidance, ema_std=ema, labels=classes)
-    asked = {"guide": guide, "npz": npz is not None, "batch_size": batch}
-    what = (run, npz or out, seeds_of(num, seeds), config)
+    target, named, packed = npz or out, seeds_of(num, seeds), npz is not None
     if dry_run:
-        _print_json(plan(*what, **asked))
+        _print_json(plan(run, target, named, config, guide=guide, npz=packed, batch_size=batch))
         return
-    generate(*what, **asked, device=device, reporter=Reporter())
+    generate(run, target, named, config, guide=guide, npz=packed, batch_size=batch, device=device, reporter=Reporter())
 
 
 @app.command()

@@ -85,14 +85,12 @@ def score_target(
 def plan(target: Path, config: ScoreConfig, *, roots: dict[str, str] | None = None) -> dict[str, Any]:
     """What ``score_target`` would do, for --dry-run, from names of files or the rows of a manifest alone."""
     asked = _open(target, config, roots or {})
-    of_pool = asked.found is not None
-    pictures = len(asked.found.candidates) if asked.found else pc.sum(pc.equal(asked.table["status"], "ok")).as_py()
-    return {
-        **asdict(config),
-        "target": str(target),
-        "scores": list(dict.fromkeys([*(SCORES if of_pool else ()), *config.by])),
-        "pictures": pictures or 0,
-    }
+    if asked.found:
+        pictures, scores = len(asked.found.candidates), [*SCORES, *config.by]
+    else:
+        assert asked.table is not None  # it is one or the other
+        pictures, scores = pc.sum(pc.equal(asked.table["status"], "ok")).as_py() or 0, list(config.by)
+    return {**asdict(config), "target": str(target), "scores": list(dict.fromkeys(scores)), "pictures": pictures}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
