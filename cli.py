@@ -31,7 +31,7 @@ _CORES = min(32, os.cpu_count() or 1)
 Manifest = Annotated[Path, typer.Argument(help="A manifest.")]
 Root = Annotated[list[str] | None, typer.Option("--root", help="name=path: where a root of the manifest lies now.")]
 Epsilon = Annotated[float, typer.Option(help="A level is good when p_clean > 0.5 - epsilon.")]
-Preset = Annotated[str, typer.Option(help="smoke (CPU, minutes) or small (GPU, minutes).")]
+Preset = Annotated[str, typer.Option(help="smoke (CPU, minutes), small (GPU, minutes), or see README.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as lr=1e-3; repeatable.")]
 Features = Annotated[
     str, typer.Option(help="texture (built in), labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.")
@@ -57,6 +57,8 @@ def annotate(
     clean_top: Annotated[str | None, typer.Option(help="The best by rank, such as 10%.")] = None,
     by: Annotated[str | None, typer.Option(help="Scores that rank, such as sharpness,noise; their mean rank.")] = None,
     within: Annotated[str | None, typer.Option(help="Rank within each label or source.")] = None,
+    sigma_min: Annotated[float | None, typer.Option(help="Of all that are not clean; no classifier is asked.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL: what gets --sigma-min; the rest is clean.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Table of `ambient score` whose scores may rank.")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Of an earlier run; nothing is trained.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Also show the clean set in OUT.clean.png.")] = False,
@@ -94,6 +96,8 @@ def annotate(
         clean=clean,
         clean_where=clean_where,
         clean_top=top_of(clean_top, by, within),
+        sigma_min=sigma_min,
+        where=where,
         scores=scores,
         classifier=classifier,
         resolution=resolution,
@@ -287,7 +291,7 @@ def train(
 
     config, roots = TrainConfig.from_settings(settings or [], preset=preset), moved_roots(root)
     if dry_run:
-        _print_json(describe(manifest, config, roots=roots))
+        _print_json(describe(manifest, config, out=out, roots=roots))
         return
     stop, report = until_signal(), spoken(Reporter())
     run_training(manifest, out, config, device=device, roots=roots, workers=workers, stop=stop, report=report)
@@ -421,10 +425,11 @@ def compare(
         holdout=holdout,
         num=num,
     )
+    roots = moved_roots(root)
     if dry_run:
-        _print_json(comparison.plan(manifest, config))
+        _print_json(comparison.plan(manifest, config, roots=roots))
         return
-    stop, roots = until_signal(), moved_roots(root)
+    stop = until_signal()
     results = comparison.compare(manifest, out, config, device=device, roots=roots, workers=workers, stop=stop)
     if stop():
         raise Stopped

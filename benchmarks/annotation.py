@@ -24,7 +24,8 @@ import torch
 from ambient.curate.classifier import ClassifierConfig
 from ambient.curate.curves import p_clean
 from ambient.curate.device import choose_device
-from ambient.curate.fit import FitConfig, Sample
+from ambient.curate.fit import FitConfig
+from ambient.curate.noisy import Sample
 from ambient.curate.threshold import crossing, isotonic
 from torch import Tensor
 

@@ -12,10 +12,11 @@ from ambient.curate.calibrate import calibrate
 from ambient.curate.classifier import ClassifierConfig
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves, search
-from ambient.curate.fit import FitConfig, Sample, cross_fit
-from ambient.curate.images import to_unit
+from ambient.curate.fit import FitConfig, cross_fit
+from ambient.curate.noisy import Sample
 from ambient.curate.spread import fold_spread
 from ambient.curate.threshold import decide, draw_noise, sigma_grid
+from ambient.curate.units import to_unit
 from ambient.schemas.space import Space
 from torch import Tensor
 

@@ -15,7 +15,7 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -104,7 +104,10 @@ def train_all(arguments: argparse.Namespace) -> None:
     setting = Setting(
         resolution=arguments.resolution, num=arguments.fields, images=arguments.images, channels=arguments.channels
     )
-    done = {(r["arm"], r["seed"]) for r in map(json.loads, path.read_text().splitlines())} if path.exists() else set()
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if any(record["setting"] != asdict(setting) for record in records):
+        sys.exit(f"{path} holds runs of another setting: choose another --name")
+    done = {(record["arm"], record["seed"]) for record in records}
     left = [(a, s) for s in range(arguments.seeds) for a in ARMS if (a, s) not in done]
     device = choose_device(arguments.device)
     use_fast_kernels(device)
@@ -125,6 +128,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         record = {
             "arm": arm,
             "seed": seed,
+            "setting": asdict(setting),
             "excess": excess,
             "ideal": ideal[arm],
             "sigma_min": floors,

@@ -92,8 +92,8 @@ def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, s
         step(state, *batch, rows, config, world, monitor)
     whole, same = [], []
     for _ in range(3):  # in turn, so that a clock that drifts meets both
-        whole.append(timed(islice(stream, steps), state, rows, config, world, monitor))
-        same.append(timed((constant for _ in range(steps)), state, rows, config, world, monitor))
+        whole.append(timed(islice(stream, steps), steps, state, rows, config, world, monitor))
+        same.append(timed((constant for _ in range(steps)), steps, state, rows, config, world, monitor))
     best, best_same = min(whole), min(same)
     memory = torch.cuda.max_memory_allocated(world.device) / 2**30 if world.device.type == "cuda" else 0.0
     return {
@@ -113,13 +113,18 @@ def compile_phases() -> dict[str, float]:
     return {name: round(float(s), 1) for name, s in zip(names, seconds, strict=True) if float(s) >= 2}
 
 
-def timed(stream, state: State, rows: Rows, config: TrainConfig, world: World, monitor: Monitor) -> float:  # type: ignore[no-untyped-def]
-    """Seconds for all steps of a stream of (batch, pictures)."""
+def timed(  # type: ignore[no-untyped-def]
+    stream, steps: int, state: State, rows: Rows, config: TrainConfig, world: World, monitor: Monitor
+) -> float:
+    """Seconds for all steps of a stream of (batch, pictures), which must have so many."""
     synchronize(world)
-    begin = time.perf_counter()
+    begin, done = time.perf_counter(), 0
     for batch, w0 in stream:
         step(state, batch, w0, rows, config, world, monitor)
+        done += 1
     synchronize(world)
+    if done < steps:
+        sys.exit(f"the run is over after {done} of {steps} steps: set a larger num_images")
     return time.perf_counter() - begin
 
 

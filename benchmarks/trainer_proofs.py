@@ -72,18 +72,20 @@ def prove(name: str, bench: Bench, arguments: argparse.Namespace) -> bool:
     """Whether one proof came to its end; what it has found is written down whenever there is more of it."""
     cuda = choose_device(arguments.device).type == "cuda"
     hardware = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if cuda else "CPU"
-    about = {"hardware": hardware, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     rows: list[Row] = []
     expected = EXPECTED[name] * (len(bench.arms) if name == "speed" else 1)
     budget = arguments.budget or 2 * expected
     begin = time.monotonic()
+    same = {"hardware": hardware, "torch": torch.__version__, "tiny": arguments.tiny}
     earlier = read(arguments.out).get(name, {"finished": True})
-    bench.deadline, bench.runs = begin + budget, {} if earlier.get("finished") else dict(earlier["runs"])
-    before = 0 if earlier.get("finished") else earlier["seconds"]
+    goes_on = not earlier.get("finished") and all(earlier[key] == value for key, value in same.items())
+    bench.deadline, bench.runs = begin + budget, dict(earlier["runs"]) if goes_on else {}
+    before = earlier["seconds"] if goes_on else 0
 
     def write(**end: object) -> None:
-        about["seconds"] = before + round(time.monotonic() - begin)
-        keep(arguments.out, name, {**about, "tiny": arguments.tiny, **end, "rows": rows, "runs": bench.runs})
+        seconds, date = before + round(time.monotonic() - begin), time.strftime("%Y-%m-%d")
+        about = {**same, "date": date, "seconds": seconds}
+        keep(arguments.out, name, {**about, **end, "rows": rows, "runs": bench.runs})
 
     say(f"{name}: about {expected} s on H200s, ended after {budget:.0f} s")
     finished = False
@@ -96,7 +98,7 @@ def prove(name: str, bench: Bench, arguments: argparse.Namespace) -> bool:
     except StoppedError as error:
         write(finished=False, stopped=str(error))
         say(f"{name}: stopped: {error}")
-    print(f"\n{name} ({about['seconds']} s)\n\n{table(rows)}", flush=True)
+    print(f"\n{name} ({before + time.monotonic() - begin:.0f} s)\n\n{table(rows)}", flush=True)
     return finished
 
 

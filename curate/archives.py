@@ -33,6 +33,8 @@ _NOTHING = np.array([], dtype=np.uint64)
 _Place = tuple[int, int, int, int, int]
 """Offset in the file, size, size as packed, zip method (-1: a tar's bytes, as they are), CRC-32."""
 
+_NOWHERE: _Place = (0, 0, 0, 0, 0)
+
 
 @dataclass(slots=True)
 class Listing:
@@ -48,10 +50,14 @@ class Listing:
     def add(self, name: str, problem: str | None, place: _Place) -> None:
         name = name.removeprefix("./")
         problem = problem or _problem_of_name(name)
+        try:
+            packed = array("q", place)
+        except OverflowError:
+            packed, problem = array("q", _NOWHERE), "the archive lists it with a size that no file can have"
         if problem:
             self.problems[len(self.names)] = problem
         self.names.append(name)
-        self.places.extend(place)
+        self.places.extend(packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +200,11 @@ def _list_tar(file: File, own_name: str) -> Listing:
                     place = (info.offset_data, info.size, info.size, -1, 0)
                     listing.add(info.name, _problem_in_tar(info), place)
             why = "" if _ends_well(file, packed.offset) else "no end mark"
-        except (tarfile.TarError, OSError, MemoryError, ValueError) as error:
+        except (tarfile.TarError, OSError, MemoryError, ValueError, OverflowError) as error:
             why = str(error)
     if why:
         problem = f"the archive is cut short or damaged after {len(listing.names):,} members ({why})"
-        listing.add(own_name, problem, (0, 0, 0, 0, 0))
+        listing.add(own_name, problem, _NOWHERE)
     return listing
 
 

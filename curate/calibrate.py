@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .classifier import QualityClassifier
-from .fit import Fit, FitConfig, Sample, noised
+from .fit import Fit, FitConfig
+from .noisy import Sample, noised
 
 _BINS = 15
 _PAIRS = 16_384  # noised pictures per member: at high noise, where odds are small, it takes many to see what they hold
@@ -76,9 +77,9 @@ def _held_out(
     """Logits, noise levels and labels of noised pictures that a member did not train on."""
     split = fit.splits[fold]
     generator = torch.Generator(clean.pictures.device).manual_seed(config.seed + 2 + fold)
-    parts = []
+    parts, levels = [], (config.lowest, config.highest)
     for _ in range(_PAIRS // 512):
-        x, sigma, group, labels = noised(clean, other, split.held_clean, split.held_other, 256, config, generator)
+        x, sigma, group, labels = noised(clean, other, split.held_clean, split.held_other, 256, levels, generator)
         parts.append((member(x, sigma, group).double(), sigma.double(), labels.double()))
     logits, sigma, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return logits, sigma, labels

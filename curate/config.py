@@ -15,16 +15,20 @@ class AnnotateConfig:
     """What decides the values in a manifest.
 
     clean: directory or archive of clean pictures; clean_where: SQL predicate over the records that picks them;
-    clean_top: the best by rank, which is also what is done when nothing is said. scores: table whose score columns are
-    added. classifier: file of an earlier run, which judges instead of one trained here; then nothing is clean unless
-    said. resolution: None takes the classifier's, or the largest power of two <= the median short side, at most 256.
-    draws: noise draws per level, on average. per: one threshold per picture or per source. steps: the most of the
-    classifier's training, which its held-out loss ends; None takes 1,000 on a CPU and 8,000 on a GPU.
+    clean_top: the best by rank, which is also what is done when nothing is said. sigma_min: of every picture that is
+    not clean, without a classifier; where: SQL predicate over the records that picks those, the others being clean.
+    scores: table whose score columns are added. classifier: file of an earlier run, which judges instead of one trained
+    here; then nothing is clean unless said. resolution: None takes the classifier's, or the largest power of two <= the
+    median short side, at most 256. draws: noise draws per level, on average. per: one threshold per picture or per
+    source. steps: the most of the classifier's training, which its held-out loss ends; None takes 1,000 on a CPU and
+    8,000 on a GPU.
     """
 
     clean: Path | None = None
     clean_where: str | None = None
     clean_top: Top | None = None
+    sigma_min: float | None = None
+    where: str | None = None
     scores: Path | None = None
     classifier: Path | None = None
     resolution: int | None = None
@@ -40,6 +44,14 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         if sum(way is not None for way in (self.clean, self.clean_where, self.clean_top)) > 1:
             raise UserError("--clean, --clean-where and --clean-top all say what is clean: give one of them")
+        if self.sigma_min is not None and not self.sigma_min >= 0:
+            raise UserError(f"--sigma-min must be a number >= 0, not {self.sigma_min}")
+        if self.sigma_min is not None and (self.classifier or self.per == "source"):
+            raise UserError("--sigma-min takes the place of a classifier: leave out --classifier and --per source")
+        if self.where is not None and self.sigma_min is None:
+            raise UserError("--where says which pictures get --sigma-min: give that, too")
+        if self.where is not None and (self.clean or self.clean_where or self.clean_top):
+            raise UserError("--where says what is not clean: leave out --clean, --clean-where and --clean-top")
         if not 0 < self.epsilon < 0.5:
             raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
         if not 1 <= self.draws <= 4096:
@@ -52,6 +64,11 @@ class AnnotateConfig:
             raise UserError(f"--per is picture or source, not {self.per!r}")
         resolution = 8 if self.resolution is None else self.resolution
         Space(resolution=resolution, channels=self.channels)  # raises UserError now, not after reading
+
+    @property
+    def clean_predicate(self) -> str | None:
+        """What picks the clean pictures in SQL."""
+        return f"({self.where}\n) IS NOT TRUE" if self.where is not None else self.clean_where
 
     def arguments(self) -> list[str]:
         """The command-line options that say the same, those left at their defaults left out."""

@@ -6,8 +6,8 @@ Another subject, camera or brightness in the clean set would be learned as "qual
 import torch
 from torch import Tensor
 
-from .fit import Sample
-from .images import to_unit
+from .noisy import Sample
+from .units import to_unit
 
 _SIDE = 4  # pixels that are left
 _RIDGE = 1.0

@@ -131,13 +131,20 @@ def _claim(out: Path, records: list[Record], corruptions: Sequence[Corruption], 
     command = {"corruptions": names, "fraction": fraction, "seed": seed, "pool": content}
     note = out / _COMMAND_NAME
     if note.is_file():
-        if json.loads(note.read_text()) != command:
+        if _noted(note) != command:
             raise UserError(f"{out} holds the output of another pool or command: name another folder or delete it")
         return
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(note, json.dumps(command).encode())
+
+
+def _noted(note: Path) -> Any:
+    try:
+        return json.loads(note.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{note} is damaged: delete {note.parent} or name another folder") from error
 
 
 def _plan(

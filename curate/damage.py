@@ -13,8 +13,8 @@ are added later get theirs in the same way.
 import torch
 from torch import Tensor, nn
 
-from .images import to_unit
 from .jpeg import dct_basis
+from .units import to_unit
 
 _BANDS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 14))  # diagonals of the block DCT
 _BLOCK = 8

@@ -1,14 +1,15 @@
 """From curves to thresholds: the stage that decides, and decides again from a manifest, without a GPU."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import THRESHOLDS
+from ..schemas.manifest import THRESHOLDS, Metadata
 from .columns import Rows, is_, matrix, words
 from .parallel import map_in_order
 from .pool import replaced
@@ -18,7 +19,20 @@ from .reporter import Reporter
 from .threshold import decide, decide_per_group
 
 Per = Literal["picture", "source", "label", "quality"]
+Parts = Callable[[], Iterator[pa.Table]]
 _BATCH = 1024  # rows decided at a time, which stay in a core's cache
+
+OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
+"""Fields of a Rule whose option has another name."""
+
+_BOUNDS, _OF_CURVES = {"floor", "cap"}, {"epsilon", "per", "use"}
+_USES = {
+    "rule": {"sql"},
+    "quantile": {"quantile", "fixed", "share"},
+    "fixed": {"fixed"},
+    "quality": {*_OF_CURVES, "by"},
+}
+"""Method -> fields of a Rule that it looks at, beside _BOUNDS; the other methods look at _OF_CURVES."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +42,8 @@ class Rule:
     From its curve: epsilon; per: a value of its own, or one for its source, label, or tenth by the score `by`.
     Without: fixed, one value for all; sql, an expression over the columns of the manifest; quantile, a score whose
     lowest `share` gets `fixed`, and the others 0. use: "hi" takes the upper end of the interval. floor, cap: bounds of
-    the finite values. Clean pictures keep 0.
+    the finite values. Clean pictures keep 0. Raises UserError for a value out of range, and for one that is not at its
+    default where it would change nothing.
     """
 
     epsilon: float = 0.05
@@ -47,8 +62,6 @@ class Rule:
             raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
         if self.fixed is not None and not self.fixed >= 0:
             raise UserError(f"--sigma-min must be a number >= 0, not {self.fixed}")
-        if self.sql is not None and (self.fixed is not None or self.quantile is not None):
-            raise UserError("--rule says everything: leave out --sigma-min and --quantile")
         if self.quantile is not None and self.fixed is None:
             raise UserError("--quantile SCORE needs --sigma-min: the value for the pictures with the lowest scores")
         if not 0 < self.share <= 1:
@@ -61,6 +74,17 @@ class Rule:
             )
         if self.use not in ("estimate", "hi"):
             raise UserError(f"--use is estimate or hi, not {self.use!r}")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Raises UserError for what would change nothing."""
+        used = _BOUNDS | _USES.get(self.method, _OF_CURVES)
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if idle := ", ".join(f"--{OPTIONS.get(name, name)}" for name in given if name not in used):
+            basis = f"from curves with --per {self.per}"
+            if not self.needs_curves:
+                basis = f"by --{OPTIONS.get(self.method, self.method)}"
+            raise UserError(f"leave out {idle}: thresholds {basis} do not depend on that")
 
     @property
     def needs_curves(self) -> bool:
@@ -73,16 +97,34 @@ class Rule:
         return "rule" if self.sql is not None else "quantile" if self.quantile is not None else "fixed"
 
 
-def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: Rows, reporter: Reporter) -> pa.Table:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """The curves of a manifest's rows, and what tells how far they are off.
+
+    parts: called for tables with the columns row (ascending), p_clean and draws, of the usable rows. grid: (L,) noise
+    levels; noise: (L,) from ``draw_noise``; spread: (L,) from ``fold_spread``.
+    """
+
+    parts: Parts
+    grid: Rows
+    noise: Rows
+    spread: Rows
+
+    @classmethod
+    def of(cls, metadata: Metadata, parts: Parts) -> "Measured":
+        grid, noise, spread = (np.array(v) for v in (metadata.sigma_grid, metadata.draw_noise, metadata.fold_spread))
+        return cls(parts=parts, grid=grid, noise=noise, spread=spread)
+
+
+def settle(table: pa.Table, rule: Rule, measured: Measured, reporter: Reporter) -> pa.Table:
     """The manifest's rows with the thresholds, and the method, that a rule gives the usable ones.
 
-    grid: (L,) noise levels of the curves; noise: (L,) from ``draw_noise``; spread: (L,) from
-    ``fold_spread``.
+    table: without p_clean and draws, which take more memory than all the rest.
     """
     ok = is_(table, "status", "ok")
     use = ok & ~is_(table, "role", "clean")
     values = np.where(ok, 0.0, np.nan)[:, None].repeat(3, axis=1)
-    values[use] = _values(table.filter(pa.array(use)), rule, grid, noise, spread, reporter)
+    values[use] = _values(table.filter(pa.array(use)), use, rule, measured, reporter)
     for name, column in zip(THRESHOLDS, values.T, strict=True):
         table = replaced(table, name, pa.array(column, pa.float32(), mask=~ok))
     method = np.where(use, rule.method, "clean")
@@ -90,8 +132,8 @@ def settle(table: pa.Table, rule: Rule, *, grid: Rows, noise: Rows, spread: Rows
     return replaced(table, "method", pa.array(method, pa.string(), mask=~ok))
 
 
-def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows, reporter: Reporter) -> Rows:
-    """(N, 3) sigma_min, lo, hi of usable rows that are not clean."""
+def _values(rows: pa.Table, use: Rows, rule: Rule, measured: Measured, reporter: Reporter) -> Rows:
+    """(M, 3) sigma_min, lo, hi of usable rows that are not clean; use: (N,) which of the manifest's rows these are."""
     if rule.sql is not None:
         values = np.repeat(_by_sql(rows, rule.sql)[:, None], 3, axis=1)
     elif rule.quantile is not None:
@@ -100,28 +142,43 @@ def _values(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows, r
     elif rule.fixed is not None:
         values = np.full((len(rows), 3), rule.fixed)
     elif rule.per == "picture":
-        values = _per_picture(rows, rule, grid, noise, spread)
+        values = _per_picture(use, rule, measured)
     else:
-        values = _per_group(rows, _groups(rows, rule), rule, grid, spread)
+        values = _per_group(use, _groups(rows, rule), rule, measured)
     if rule.use == "hi":
         values[:, 0] = values[:, 2]
     return np.where(np.isinf(values), values, values.clip(rule.floor, rule.cap))
 
 
-def _per_picture(rows: pa.Table, rule: Rule, grid: Rows, noise: Rows, spread: Rows) -> Rows:
-    def of(start: int) -> Rows:
-        part = rows.slice(start, _BATCH)
+def _per_picture(use: Rows, rule: Rule, measured: Measured) -> Rows:
+    grid, noise, spread = measured.grid, measured.noise, measured.spread
+
+    def of(part: pa.Table) -> Rows:
         mean, count = (matrix(part[name], len(grid)) for name in ("p_clean", "draws"))
         return np.stack(decide(mean, count, grid, rule.epsilon, noise=noise, spread=spread), axis=1)
 
-    parts = map_in_order(of, range(0, len(rows), _BATCH), workers=os.cpu_count() or 1)
+    parts = map_in_order(of, _batches(use, measured), workers=os.cpu_count() or 1)
     return np.concatenate([np.zeros((0, 3)), *parts])
 
 
-def _per_group(rows: pa.Table, groups: Rows, rule: Rule, grid: Rows, spread: Rows) -> Rows:
+def _per_group(use: Rows, groups: Rows, rule: Rule, measured: Measured) -> Rows:
     """One value for each group, from the mean curve of its pictures (eq. 3.2)."""
-    found = decide_per_group(matrix(rows["p_clean"], len(grid)), groups.tolist(), grid, rule.epsilon, spread=spread)
-    return np.array([found[group] for group in groups]).reshape(len(rows), 3)
+    levels = len(measured.grid)
+    curves = np.zeros((len(groups), levels), dtype=np.float32)
+    start = 0
+    for part in _batches(use, measured):
+        curves[start : start + len(part)] = matrix(part["p_clean"], levels)
+        start += len(part)
+    found = decide_per_group(curves, groups.tolist(), measured.grid, rule.epsilon, spread=measured.spread)
+    return np.array([found[group] for group in groups]).reshape(len(groups), 3)
+
+
+def _batches(use: Rows, measured: Measured) -> Iterator[pa.Table]:
+    """The curves of the rows in use, in order, some at a time."""
+    for part in measured.parts():
+        mine = part.filter(pa.array(use[part["row"].to_numpy()]))
+        for start in range(0, len(mine), _BATCH):
+            yield mine.slice(start, _BATCH)
 
 
 def _groups(rows: pa.Table, rule: Rule) -> Rows:

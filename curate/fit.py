@@ -21,12 +21,11 @@ from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
 from .crossfit import FOLDS, folds_of
-from .images import to_unit
+from .noisy import Sample, group_weights, noised, unit
 from .replay import Replayed
 from .spectra import complete_views, views_of
 
 MIN_ACCURACY = 0.6
-_DECISIVE = (0.05, 10.0)  # below, most damage is plain to see; above, next to none is left
 _FIRST_CHECK, _CHECK_EVERY, _PATIENCE = 50, 1.15, 1.7  # steps; ratios of steps
 _TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
 _START_VALUES = 1 << 25  # of noisy pictures that decide on it
@@ -45,19 +44,6 @@ class FitConfig:
     lowest: float = 0.01
     highest: float = 80.0
     seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """Pictures of one set.
-
-    pictures: (N, C, H, W) uint8, or float32 in the units of the space, on the device to train on. names: (N,) int64
-    from ``names_of``. groups: (N,) int64, of pictures that are not clean.
-    """
-
-    pictures: Tensor
-    names: Tensor
-    groups: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +179,7 @@ class _Trainee:
         some = [
             i[torch.randperm(len(i), device=device, generator=generator)[:4096]] for i in (split.clean, split.other)
         ]
-        samples = [_unit(sample.pictures[i]) for sample, i in zip((clean, other), some, strict=True)]
+        samples = [unit(sample.pictures[i]) for sample, i in zip((clean, other), some, strict=True)]
         spectra = mean_spectra(samples[0], samples[1], space, other.groups[some[1]], network.groups)
         self.member = QualityClassifier(space, network, spectra.cpu()).to(device)
         self.average = copy.deepcopy(self.member).eval()
@@ -207,10 +193,10 @@ class _Trainee:
     def held_out_evidence(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """What the likelihood path makes of noisy held-out pictures, and their labels."""
         generator = torch.Generator(self.clean.pictures.device).manual_seed(self.config.seed + 1)
-        places = self.split.held_clean, self.split.held_other
+        places, levels = (self.split.held_clean, self.split.held_other), (self.config.lowest, self.config.highest)
         parts = []
         for _ in range(min(16, max(2, _START_VALUES // (512 * self.clean.pictures[0].numel())))):
-            *noisy, labels = noised(self.clean, self.other, *places, 256, self.config, generator)
+            *noisy, labels = noised(self.clean, self.other, *places, 256, levels, generator)
             parts.append((*self.member.evidence(*noisy), labels))
         noise, surprises, slots, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         return (noise, surprises, slots), labels
@@ -292,7 +278,7 @@ def balanced_accuracy(
     for pictures, sign, group in zip((clean, other), (1, -1), groups or (None, None), strict=True):
         hits = 0.0
         for part in torch.split(torch.arange(len(pictures), device=clean.device), 1024):
-            x0 = _unit(pictures[part])
+            x0 = unit(pictures[part])
             x = x0 + sigma * torch.randn(x0.shape, device=x0.device, generator=generator)
             told = () if group is None else (group[part],)
             lean = sign * (torch.sigmoid(classifier(x, torch.tensor([sigma]).to(x0).expand(len(x0)), *told)) - 0.5)
@@ -313,49 +299,6 @@ def _loss(
     weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of one balanced batch of these pictures."""
-    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, config, generator, weights)
+    levels = config.lowest, config.highest
+    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, levels, generator, weights)
     return nn.functional.binary_cross_entropy_with_logits(classifier(x, sigma, group), labels)
-
-
-def noised(
-    clean: Sample,
-    other: Sample,
-    clean_places: Tensor,
-    other_places: Tensor,
-    half: int,
-    config: FitConfig,
-    generator: torch.Generator,
-    weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A balanced batch: x (2 * half, C, H, W), sigma, group, label, each (2 * half,).
-
-    ln sigma is uniform over the levels, half of it over the decisive ones. weights: ``group_weights`` of the other
-    pictures, where they are known already; clean pictures get a group of the same distribution.
-    """
-    device = clean.pictures.device
-    told = other.groups[other_places]
-    weights = group_weights(told) if weights is None else weights
-    drawn = torch.multinomial(weights, 2 * half, replacement=True, generator=generator)
-    picks = clean_places[torch.randint(len(clean_places), (half,), device=device, generator=generator)]
-    x0 = _unit(torch.cat([clean.pictures[picks], other.pictures[other_places[drawn[half:]]]]))
-    flips = torch.rand(2, 2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
-    x0 = torch.where(flips[0], x0.flip(3), x0)
-    x0 = torch.where(flips[1], x0.transpose(2, 3), x0)
-    share = torch.rand(2 * half, device=device, generator=generator)
-    everywhere, decisive = (
-        math.log(low) + share * math.log(high / low) for low, high in ((config.lowest, config.highest), _DECISIVE)
-    )
-    sigma = torch.where(torch.arange(2 * half, device=device) % 2 == 0, everywhere, decisive).exp()
-    x = x0 + sigma[:, None, None, None] * torch.randn(x0.shape, device=device, generator=generator)
-    labels = (torch.arange(2 * half, device=device) < half).float()
-    return x, sigma, told[drawn], labels
-
-
-def group_weights(groups: Tensor) -> Tensor:
-    """How often to draw each picture, (N,): a group's share is the square root of its share of the pictures, so that a
-    rare one is learned too. groups: (N,) int64."""
-    return groups.bincount(minlength=1).float().clamp(min=1).rsqrt()[groups]
-
-
-def _unit(pictures: Tensor) -> Tensor:
-    return to_unit(pictures) if pictures.dtype == torch.uint8 else pictures

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -11,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from ..schemas.space import Space
+from . import digests
 from .parallel import exclusive, map_in_order
 from .remote import is_remote
 from .uris import Roots, read_bytes
@@ -33,6 +33,9 @@ _STRIP = 2**18  # pixels that are converted at a time
 _COMMON_FORMATS = ["JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000"]
 _FORMATS = [*_COMMON_FORMATS, "ICO", "QOI", "PCX", "SGI", "TGA"]
 _ORIENTATION = 0x0112  # EXIF tag
+
+_JPEG_START, _SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a segment or the end: not restart, stuffed or fill bytes
 
 # Pillow guards memory by a global limit of its own: ours is checked first, on the header, so this never shows below it.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -92,7 +95,7 @@ def decode(data: bytes) -> Picture:
         with Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
             form = (image.format or "").lower()
             _check_size(image.size, form)
-            if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+            if _has_too_many_scans(data):
                 raise Unusable("unreadable", f"a JPEG of more than {MAX_SCANS} scans", size=image.size, form=form)
             with exclusive() if image.width * image.height > _LARGE else nullcontext():
                 image.load()
@@ -122,27 +125,33 @@ def fit(pixels: U8, space: Space) -> U8:
     return np.ascontiguousarray(np.asarray(image).reshape(*image.size, -1).transpose(2, 0, 1))
 
 
-def load(uri: str, space: Space, roots: Roots) -> U8:
-    """The picture at a uri in the Space: (C, R, R) uint8. Whatever fails raises Unusable."""
+def load(uri: str, space: Space, roots: Roots, content_id: str | None = None) -> U8:
+    """The picture at a uri in the Space: (C, R, R) uint8. Whatever fails raises Unusable, also another content_id."""
     try:
-        return fit(decode(read_bytes(uri, roots)).pixels, space)
+        data = read_bytes(uri, roots)
+        if content_id not in (None, digests.of_bytes(data)):
+            raise Unusable("unreadable", "it was changed while the pool was being annotated")
+        return fit(decode(data).pixels, space)
     except Exception as error:  # any file may fail in any way
         raise unusable(error) from error
 
 
-def load_many(uris: Sequence[str], space: Space, roots: Roots, *, workers: int) -> Iterator[tuple[int, U8 | Unusable]]:
+def load_many(
+    uris: Sequence[str], space: Space, roots: Roots, *, workers: int, ids: Sequence[str] | None = None
+) -> Iterator[tuple[int, U8 | Unusable]]:
     """(index, pixels (C, R, R) uint8 or why there are none) of each uri, in order.
 
-    workers: threads, or processes for many pictures, that read and decode ahead within a bounded window; 0 does it in
-    this thread. The results do not depend on it.
+    ids: content ids that the pictures must have. workers: threads, or processes for many pictures, that read and decode
+    ahead within a bounded window; 0 does it in this thread. The results do not depend on it.
     """
-    look = partial(_load_or_reason, space=space, roots=roots)
-    yield from enumerate(map_in_order(look, uris, workers=workers, processes=not any(map(is_remote, roots.values()))))
+    look, local = partial(_load_or_reason, space=space, roots=roots), not any(map(is_remote, roots.values()))
+    wanted = list(zip(uris, [None] * len(uris) if ids is None else ids, strict=True))
+    yield from enumerate(map_in_order(look, wanted, workers=workers, processes=local))
 
 
-def _load_or_reason(uri: str, space: Space, roots: Roots) -> U8 | Unusable:
+def _load_or_reason(wanted: tuple[str, str | None], space: Space, roots: Roots) -> U8 | Unusable:
     try:
-        return load(uri, space, roots)
+        return load(wanted[0], space, roots, wanted[1])
     except Unusable as error:
         return error.with_traceback(None)
 
@@ -162,16 +171,6 @@ def unusable(error: Exception) -> Unusable:
     return Unusable("unreadable", f"{type(error).__name__}: {printable}"[:200])
 
 
-def to_unit(u8: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1]: x / 127.5 - 1, any shape."""
-    return u8.float() / 127.5 - 1
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """The inverse of ``to_unit``: rounds to the nearest of 256 levels and clamps what lies outside [-1, 1]."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 def _check_size(size: tuple[int, int], form: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
@@ -180,6 +179,18 @@ def _check_size(size: tuple[int, int], form: str) -> None:
     if min(size) < MIN_SIDE:
         reason = f"{width} x {height} pixels; the short side must be at least {MIN_SIDE}"
         raise Unusable("too_small", reason, size=size, form=form)
+
+
+def _has_too_many_scans(data: bytes) -> bool:
+    """Whether a JPEG has more than MAX_SCANS scans. Bytes like a scan's marker in metadata or a trailer are none."""
+    if not data.startswith(_JPEG_START) or data.count(_SCAN) <= MAX_SCANS:  # markers are walked in odd files only
+        return False
+    scans, at = 0, len(_JPEG_START)
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, at)) and marker[0] != _JPEG_END:
+        scans += marker[0] == _SCAN
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")  # of the segment with these two bytes
+        at = marker.end() + max(2, length)
+    return scans > MAX_SCANS
 
 
 def _to_rgb(image: Image.Image) -> U8:

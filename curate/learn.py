@@ -17,14 +17,15 @@ from .columns import is_, words
 from .confound import content_accuracy, is_confounded
 from .crossfit import FOLDS, CrossFitted, folds_of, load_classifier, save_classifier
 from .damage import find_damage
-from .fit import MIN_ACCURACY, FitConfig, Sample, cross_fit
+from .fit import MIN_ACCURACY, FitConfig, cross_fit
 from .images import Unusable, load_many
 from .noise import names_of
+from .noisy import Sample
 from .run import Run
 from .spread import fold_spread
 
 CLASSIFIER = "classifier.safetensors"
-_FIT_BYTES = 1 << 30  # of pictures that the classifier trains on
+_FIT_BYTES, _FIT_PICTURES = 1 << 30, 100_000  # of each set that the classifier trains on, at most
 _GROUPS = 16  # the most groups
 _SMALLEST_GROUP, _SMALLEST_SHARE = 20, 1 / 400  # for one of one's own, so that each half of the pool has some of it
 _STEPS = {"cpu": 1000, "cuda": 8000}  # at most: the held-out loss says when to stop
@@ -91,18 +92,22 @@ def _counted(groups: tuple[str, ...], told: torch.Tensor) -> str:
 
 def _sample(records: pa.Table, role: str, groups: tuple[str, ...], space: Space, run: Run) -> Sample:
     """Pictures of one set, in the order of ids; a sample where there are too many."""
-    mine = records.filter(pa.array(is_(records, "status", "ok") & is_(records, "role", role)))
-    limit = max(100, _FIT_BYTES // math.prod(space.shape))
+    of_role = pa.array(is_(records, "status", "ok") & is_(records, "role", role))
+    mine = records.select(["uri", "id", "source"]).filter(of_role)
+    limit = max(100, min(_FIT_PICTURES, _FIT_BYTES // math.prod(space.shape)))
     mine = mine.take(pc.sort_indices(mine["id"])[:limit])
-    loaded = list(load_many(mine["uri"].to_pylist(), space, run.roots, workers=run.workers))
-    good = [i for i, picture in loaded if not isinstance(picture, Unusable)]
+    pictures, ids = np.empty((len(mine), *space.shape), dtype=np.uint8), mine["id"].to_pylist()
+    good: list[int] = []
+    for i, picture in load_many(mine["uri"].to_pylist(), space, run.roots, ids=ids, workers=run.workers):
+        if not isinstance(picture, Unusable):
+            pictures[len(good)] = picture
+            good.append(i)
     if len(good) < 2:
         raise UserError("the pictures were readable a moment ago and are not any more: is the pool being changed?")
-    pictures = np.stack([picture for _, picture in loaded if not isinstance(picture, Unusable)])
     number = {name: i for i, name in enumerate(groups)}
     told = [number.get(source, len(groups) - 1) for source in words(mine, "source")[good]]
     return Sample(
-        pictures=torch.from_numpy(pictures).to(run.device),
+        pictures=torch.from_numpy(pictures[: len(good)]).to(run.device),
         names=names_of(mine["id"].take(pa.array(good)), run.device),
         groups=torch.tensor(told, device=run.device),
     )

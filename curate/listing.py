@@ -1,5 +1,6 @@
 """List what a folder or an archive holds: pictures by name or first bytes, and what tells about them."""
 
+import codecs
 import os
 import stat
 from collections import Counter
@@ -26,6 +27,7 @@ PICTURE_EXTENSIONS = frozenset(
 _START = 16  # bytes that tell a picture
 _HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
+_NESTED = "an archive inside an archive is not looked into: unpack the outer one"
 _PACKED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -143,6 +145,8 @@ def _list_parquet(file: str, path: str, others: Counter[str]) -> Iterator[Entry]
 
 def _list_text(file: str, _path: str, others: Counter[str]) -> Iterator[Entry]:
     with open_file(file).stream() as stream:
+        if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            stream.seek(0)
         lines = (os.fsdecode(line).rstrip("\r\n") for line in stream)
         yield from _listed(file, ((line, (None, None)) for line in lines if line), others)
 
@@ -173,13 +177,16 @@ def _list_archive(archive: str, path: str, others: Counter[str]) -> Iterator[Ent
     for number, name in enumerate(listed.names):
         if any(map(_is_hidden, name.split("/"))):
             continue
+        where, inside = (path, name) if path else (name, None)
+        if names_archive(name) or name.lower().endswith(_PACKED_TARS):
+            yield Entry(path=where, member=inside, problem=listed.problems.get(number, _NESTED))
+            continue
         unseen = number in listed.problems and name not in index and _extension(name) not in EXTENSIONS
         if not unseen and not _looks_like_picture(name, partial(read_member, archive, name, _START)):
             others[readable(_extension(name))] += 1
             continue
         beside = find_beside(name, index.__contains__, first_dot=first_dot) if any_beside else ""
         _uncount(beside, others)
-        where, inside = (path, name) if path else (name, None)
         refused = listed.problems.get(number)
         yield Entry(path=where, member=inside, problem=refused, label=labels.get(name), beside=beside)
     if labels:

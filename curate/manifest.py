@@ -1,7 +1,7 @@
 """Writing a manifest so that a kill at any moment costs a part, never the file.
 
 Finished parts lie in ``<manifest>.parts``, each whole (whole.py). The folder belongs to one run:
-the digest of its options and of what was in the pool.
+the digest of its options and of what was in the pool. A folder of that name that no run has signed is somebody else's.
 """
 
 import fcntl
@@ -9,17 +9,22 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, Metadata, file_metadata
+from ..schemas.manifest import ANNOTATION, METADATA_KEY, ROW_GROUP_SIZE, Metadata, file_metadata
 from .reporter import Reporter
 from .whole import replacing, write_whole
+
+_LOCK, _MARKER = "lock", "run.json"
+_CURVES = pa.schema([("row", pa.int64()), ANNOTATION.field("p_clean"), ANNOTATION.field("draws")])
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -28,12 +33,41 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP_SIZE)
 
 
-def write_manifest(path: Path, table: pa.Table, schema: pa.Schema, metadata: Metadata) -> None:
-    """Write the manifest in row groups of 65,536, whole or not at all."""
+def write_manifest(
+    path: Path, table: pa.Table, schema: pa.Schema, metadata: Metadata, *, curves: Iterator[pa.Table] | None = None
+) -> None:
+    """Write the manifest in row groups of 65,536, whole or not at all.
+
+    curves: p_clean and draws, where the table lacks them, in parts with the column row, ascending over all parts.
+    """
     schema = schema.with_metadata({METADATA_KEY: metadata.to_bytes()})
     with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for start in range(0, len(table), ROW_GROUP_SIZE):
-            writer.write_table(_conform(table.slice(start, ROW_GROUP_SIZE), schema), row_group_size=ROW_GROUP_SIZE)
+        for part in row_groups(table) if curves is None else with_curves(table, curves):
+            writer.write_table(_conform(part, schema), row_group_size=ROW_GROUP_SIZE)
+
+
+def row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in pieces of 65,536 rows."""
+    for start in range(0, len(table), ROW_GROUP_SIZE):
+        yield table.slice(start, ROW_GROUP_SIZE)
+
+
+def with_curves(table: pa.Table, curves: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """``row_groups`` with the columns p_clean and draws, null in rows that have none. curves: as ``write_manifest``."""
+    start, rest = 0, _CURVES.empty_table()
+    for group in row_groups(table):
+        found, end = [rest], start + len(group)
+        while (len(found[-1]) == 0 or found[-1]["row"][-1].as_py() < end) and (more := next(curves, None)) is not None:
+            found.append(more.select(_CURVES.names).cast(_CURVES))
+        here = pa.concat_tables(found)
+        num = int(np.searchsorted(here["row"].to_numpy(), end))
+        at = np.full(len(group), -1)
+        at[here["row"].to_numpy()[:num] - start] = np.arange(num)
+        taken = here.take(pa.array(at, mask=at < 0))
+        rest, start = here.slice(num), end
+        for name in ("p_clean", "draws"):
+            group = group.append_column(name, taken[name])
+        yield group
 
 
 def fingerprint(records: pa.Table) -> str:
@@ -56,13 +90,15 @@ class Work:
 
     def __enter__(self) -> "Work":
         try:
+            if _is_foreign(self.folder):
+                raise UserError(f"{self.folder} is not ambient's: choose another -o")
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[bytes] = (self.folder / "lock").open("wb")
+            self._lock: IO[bytes] = (self.folder / _LOCK).open("wb")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another -o") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(self.folder / "lock")  # noqa: PTH116  # gone where a run that has just ended removed the folder
+            os.stat(self.folder / _LOCK)  # noqa: PTH116  # gone where a run that has just ended removed the folder
         except OSError as error:
             self._lock.close()
             raise UserError(f"another run is writing {self.folder.name}: wait for it or choose another -o") from error
@@ -75,24 +111,40 @@ class Work:
 
     def _discard_others(self) -> None:
         """Remove the parts of another run and sign the folder."""
-        marker = self.folder / "run.json"
+        marker = self.folder / _MARKER
         if not marker.exists() or marker.read_text() != self.run:
-            for path in self.folder.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-                    self.discarded = True
+            self.discarded = self._clear()
             write_whole(marker, self.run.encode())
+
+    def _clear(self) -> bool:
+        """Remove all but the lock, and say whether there was anything."""
+        others = [path for path in self.folder.iterdir() if path.name != _LOCK]
+        for path in others:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return bool(others)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            shutil.rmtree(self.folder)
-        self._lock.close()
+        try:
+            if kind is None:
+                self._clear()  # the lock goes last: what a kill leaves is still known as ours
+                shutil.rmtree(self.folder)
+        finally:
+            self._lock.close()
 
     def part(self, stage: str, number: int) -> Path:
         """Path of part `number` of a stage."""
         return self.folder / f"{stage}-{number:06d}.parquet"
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder holds something, but neither the lock nor the marker of a run."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return bool(names) and names.isdisjoint({_LOCK, _MARKER})
 
 
 def is_finished(out: Path, run: str, key: bytes, *, overwrite: bool, reporter: Reporter) -> bool:
@@ -114,7 +166,7 @@ def is_finished(out: Path, run: str, key: bytes, *, overwrite: bool, reporter: R
         )
     reporter.say(f"{out} is finished: the same command wrote it; nothing to do")
     work = Work(out, run)
-    if work.folder.is_dir():
+    if work.folder.is_dir() and not _is_foreign(work.folder):
         with work:
             pass
     return True

@@ -2,29 +2,32 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from ..schemas.space import Space
-from .columns import Rows, is_, lists, spread, words
+from .columns import Rows, is_, lists, matrix, spread, words
 from .config import AnnotateConfig
 from .crossfit import CrossFitted, load_classifier
 from .curves import Curves, search
-from .images import Unusable, load_many, to_unit
+from .images import Unusable, load_many
 from .learn import CLASSIFIER
 from .manifest import Work, write_table
 from .noise import names_of
+from .pool import replaced
 from .reporter import Advance, Reporter
 from .run import Run
 from .team import Team
-from .threshold import NUM_LEVELS, sigma_grid
+from .threshold import NUM_LEVELS, pooled_noise, sigma_grid
+from .units import to_unit
 
 # Pictures in a part that is kept, and pictures annotated at a time: fixed, so that a picture's batch never depends on
 # where a run stopped. A GPU does thousands a second, and needs thousands at a time.
@@ -90,9 +93,9 @@ def _part(
     run: Run,
     advance: Advance,
 ) -> pa.Table:
-    """Columns row, p_clean, draws, variance and problem (of a picture that is gone)."""
+    """Columns row, p_clean, draws, variance and problem (of a picture that is gone, or not what was read)."""
     ids, sources, problems, found = part["id"].to_pylist(), words(part, "source"), [], []
-    pictures = load_many(part["uri"].to_pylist(), space, run.roots, workers=run.workers)
+    pictures = load_many(part["uri"].to_pylist(), space, run.roots, ids=ids, workers=run.workers)
     chunk_size = max(1, _CHUNK_VALUES[run.device.type] // math.prod(space.shape))
     while chunk := list(islice(pictures, chunk_size)):
         problems += [p.reason if isinstance(p, Unusable) else None for _, p in chunk]
@@ -115,6 +118,36 @@ def _part(
             "variance": spread(lists(variance, pa.float32()), usable),
         }
     )
+
+
+def measured_parts(work: Work) -> Iterator[pa.Table]:
+    """What ``measure`` has written: columns row (ascending over all parts), p_clean, draws and variance."""
+    for path in sorted(work.folder.glob("curves-*.parquet")):
+        part = pq.read_table(path)
+        yield part.filter(pc.is_valid(part["p_clean"]))
+
+
+def noise_of_draws(work: Work) -> Rows:
+    """(L,) ``draw_noise`` of all that was measured."""
+    return pooled_noise(
+        tuple(matrix(part[name], NUM_LEVELS) for name in ("p_clean", "variance", "draws"))  # type: ignore[misc]
+        for part in measured_parts(work)
+    )
+
+
+def unreadable_now(records: pa.Table, work: Work) -> pa.Table:
+    """The records; those that could not be measured have status ``unreadable`` and the reason."""
+    problems = pa.concat_tables(
+        pq.read_table(path, columns=["row", "problem"]) for path in sorted(work.folder.glob("curves-*.parquet"))
+    )
+    problems = problems.filter(pc.is_valid(problems["problem"]))
+    gone = np.zeros(len(records), dtype=bool)
+    gone[problems["row"].to_numpy()] = True
+    reasons = pc.replace_with_mask(
+        records["reason"].combine_chunks(), pa.array(gone), problems["problem"].combine_chunks()
+    )
+    status = pc.if_else(pa.array(gone), "unreadable", records["status"].cast(pa.string()))
+    return replaced(replaced(records, "status", status), "reason", reasons)
 
 
 def cross_search(

@@ -156,12 +156,17 @@ def better_of(name: str) -> str:
     """
     if name.startswith("-"):
         return "low"
-    if name in SCORES:
-        better = SCORES[name].better
-        if better is None:
-            raise UserError(f"neither end of {name!r} is the good one: choose with --clean-where, such as {name} > 100")
-        return better
-    return "high" if name in clip.NAMES else iqa.names().get(name, "high")
+    better = good_end(name)
+    if better is None and name in SCORES:
+        raise UserError(f"neither end of {name!r} is the good one: choose with --clean-where, such as {name} > 100")
+    return better or "high"
+
+
+def good_end(column: str) -> str | None:
+    """``high`` or ``low``: which end of a score column is the good one. None where neither is, or nobody knows."""
+    if column in SCORES:
+        return SCORES[column].better
+    return "high" if column in clip.NAMES else iqa.names().get(column)
 
 
 def _column(records: pa.Table, name: str) -> tuple[str, str]:

@@ -1,21 +1,28 @@
 """Deciding again from the curves in a manifest: another rule, no GPU, no pictures."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from . import digests
-from .decide import Rule, settle
+from .decide import OPTIONS, Measured, Rule, settle
 from .manifest import write_manifest
 from .reporter import Reporter
 
-_OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
-"""Fields of a Rule whose option has another name."""
+DECIDED_AGAIN = "decided again: "
+"""How the options in the metadata begin: new pictures would get other thresholds than these."""
+
+_CURVES = ("p_clean", "draws")
+_BATCH = 8192
 
 
 def rethreshold(
@@ -30,23 +37,33 @@ def rethreshold(
         raise UserError(f"{out} exists: choose another -o or add --overwrite")
     if rule.needs_curves and not metadata.draw_noise:
         raise UserError(f"{manifest} holds no p_clean curves: use --sigma-min, --quantile or --rule, or annotate again")
-    table = settle(
-        pq.read_table(manifest),
-        rule,
-        grid=np.array(metadata.sigma_grid),
-        noise=np.array(metadata.draw_noise),
-        spread=np.array(metadata.fold_spread),
-        reporter=reporter or Reporter(),
-    )
+    light = [name for name in pq.read_schema(manifest).names if name not in _CURVES]
+    curves = partial(_curves, manifest)
+    table = settle(pq.read_table(manifest, columns=light), rule, Measured.of(metadata, curves), reporter or Reporter())
     words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]
     metadata = replace(
-        metadata, command=shlex.join(words), run=digests.of_json([metadata.run, words]), epsilon=rule.epsilon
+        metadata,
+        command=shlex.join(words),
+        run=digests.of_json([metadata.run, words]),
+        options=DECIDED_AGAIN + metadata.options.removeprefix(DECIDED_AGAIN),
+        epsilon=rule.epsilon,
     )
-    write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
+    write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata, curves=curves())
     return out
+
+
+def _curves(manifest: Path) -> Iterator[pa.Table]:
+    """Columns row, p_clean and draws of the rows that have some."""
+    start = 0
+    with pq.ParquetFile(manifest) as file:
+        for batch in file.iter_batches(batch_size=_BATCH, columns=list(_CURVES)):
+            part = pa.Table.from_batches([batch])
+            part = part.append_column("row", pa.array(np.arange(start, start + len(part))))
+            start += len(part)
+            yield part.filter(pc.is_valid(part["p_clean"]))
 
 
 def _arguments(rule: Rule) -> list[str]:
     """The options that say the same, those left at their defaults left out."""
     given = [(f.name, getattr(rule, f.name)) for f in fields(rule) if getattr(rule, f.name) != f.default]
-    return [word for name, value in given for word in ("--" + _OPTIONS.get(name, name), str(value))]
+    return [word for name, value in given for word in ("--" + OPTIONS.get(name, name), str(value))]

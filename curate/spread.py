@@ -11,9 +11,10 @@ import torch
 
 from .crossfit import folds_of
 from .curves import p_clean
-from .fit import Fit, Sample
-from .images import to_unit
+from .fit import Fit
+from .noisy import Sample
 from .threshold import Array, sigma_grid
+from .units import to_unit
 
 _PICTURES, _DRAWS, _STEP = 256, 8, 4  # every fourth level, interpolated
 _KERNEL = np.array([1.0, 2.0, 3.0, 2.0, 1.0])  # of neighbouring levels: two classifiers may agree at one by luck

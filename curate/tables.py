@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..schemas.errors import UserError
+from .query import locked, run
 from .whole import replacing
 
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
@@ -23,6 +24,7 @@ _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 MAX_ROWS = 60
 """A table shows this many; CSV and JSON give all."""
 
+_BATCH = 4096  # rows that are Python's at a time
 _FOLD = 24  # a cell may be folded to this many characters before rows are shown as lists
 
 
@@ -41,7 +43,7 @@ def print_table(table: pa.Table) -> None:
 
 def for_people(table: pa.Table, width: int) -> Table:
     """Columns side by side, numbers to the right; where they do not fit, each row as a list of its columns."""
-    cells = [[shown(value) for value in row.values()] for row in table.to_pylist()]
+    cells = [[shown(value) for value in row.values()] for row in _rows(table)]
     columns = [[name, *(row[i][:_FOLD] for row in cells)] for i, name in enumerate(table.column_names)]
     longest = [max(map(len, column)) for column in columns]
     view = Table(box=None, header_style="bold", pad_edge=False)
@@ -68,16 +70,36 @@ def _as_lists(view: Table, names: list[str], cells: list[list[str]]) -> Table:
 
 
 def write_result(table: pa.Table, path: Path) -> None:
-    """Write a table as Parquet or CSV, as the file's name says, whole or not at all. Raises UserError for others."""
+    """Write a table as Parquet or CSV, as the file's name says, whole or not at all.
+
+    Raises UserError for other names, and for columns that Parquet cannot hold.
+    """
     if table.num_columns == 0:
         raise UserError(f"the statement has no result: nothing to write to {path}")
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise UserError(f"{path} must end in .parquet or .csv, which says how to write it")
     with replacing(path) as partial:
         if path.suffix.lower() == ".parquet":
-            pq.write_table(table, partial, compression="zstd")
+            _write_parquet(table, partial)
         else:
             partial.write_text(to_csv(table), encoding="utf-8", newline="")
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    try:
+        pq.write_table(table, path, compression="zstd")
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        name = next(name for name in table.column_names if not _fits_parquet(table.select([name])))
+        kind = table.schema.field(name).type
+        raise UserError(f"Parquet cannot hold the column {name!r} ({kind}): cast it, as in x::VARCHAR") from error
+
+
+def _fits_parquet(table: pa.Table) -> bool:
+    try:
+        pq.write_table(table, io.BytesIO())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
 
 
 def to_csv(table: pa.Table) -> str:
@@ -92,8 +114,36 @@ def to_json_lines(table: pa.Table) -> str:
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=4096):
+    for batch in _without_odd_times(table).to_batches(max_chunksize=_BATCH):
         yield from batch.to_pylist()
+
+
+def _without_odd_times(table: pa.Table) -> pa.Table:
+    """The table with columns of times outside Python's years 1 to 9999, such as infinity, as DuckDB's text."""
+    odd = [name for name in table.column_names if not _fits_python(table.select([name]))]
+    if not odd:
+        return table
+    with locked() as connection:
+        connection.register("odd", table.select(odd))
+        texts = run(connection, "SELECT COLUMNS(*)::VARCHAR FROM odd").rename_columns(odd)
+    for name in odd:
+        table = table.set_column(table.column_names.index(name), name, texts[name])
+    return table
+
+
+def _fits_python(column: pa.Table) -> bool:
+    if not _has_times(column.schema.field(0).type):
+        return True
+    try:
+        for batch in column.to_batches(max_chunksize=_BATCH):
+            batch.to_pylist()
+    except (OverflowError, ValueError):
+        return False
+    return True
+
+
+def _has_times(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_temporal(kind)) or any(_has_times(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _csv_line(values: list[Any]) -> str:

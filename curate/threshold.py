@@ -4,6 +4,9 @@ p_clean rises with the noise level; each level is estimated from its own noise, 
 crossing comes too early. The isotonic fit, the closest rising curve, has no such bias.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +16,7 @@ Index = NDArray[np.int64]
 NUM_LEVELS, LOWEST, HIGHEST = 48, 0.01, 80.0
 _RESAMPLES = 64
 _DRAW_RESAMPLES = 100
+_CHUNK = 1 << 14  # curves averaged at a time
 _TWO_CLASSIFIERS = 2**0.5  # the one that judged and another one, which the interval is to hold, are both off by spread
 _PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
 
@@ -91,10 +95,17 @@ def draw_noise(mean: Array, variance: Array, count: Array) -> Array:
     A picture has too few draws to say it of itself, and a level with none apart would claim to be certain; all pictures
     together say it well. Arguments of a whole pool, as in ``Curves``.
     """
-    known = ~np.isnan(variance)
-    weight = np.where(known, count / 2 - 1, 0.0)
-    found = (weight * np.where(known, variance, 0.0)).sum(axis=0)
-    most = (weight * mean * (1 - mean)).sum(axis=0)
+    return pooled_noise([(mean, variance, count)])
+
+
+def pooled_noise(parts: Iterable[tuple[Array, Array, Array]]) -> Array:
+    """``draw_noise`` of a pool that comes in parts, each mean, variance and count of some pictures."""
+    found, most = np.zeros(1), np.zeros(1)
+    for mean, variance, count in parts:
+        known = ~np.isnan(variance)
+        weight = np.where(known, count / 2 - 1, 0.0)
+        found = found + (weight * np.where(known, variance, 0.0)).sum(axis=0)
+        most = most + (weight * mean * (1 - mean)).sum(axis=0)
     overall = found.sum() / most.sum() if most.sum() > 0 else 1.0
     prior = _PRIOR / 4
     share: Array = (found + prior * overall) / (most + prior)
@@ -138,7 +149,7 @@ def moved(p: Array, shift: Array) -> Array:
 
 
 def decide_per_group(
-    curves: Array, groups: list[str], grid: Array, epsilon: float, *, spread: Array | float = 0.0
+    curves: NDArray[np.floating[Any]], groups: list[str], grid: Array, epsilon: float, *, spread: Array | float = 0.0
 ) -> dict[str, tuple[float, float, float]]:
     """One sigma_min per group of pictures, such as a source: the crossing of their mean curve (eq. 3.2).
 
@@ -148,13 +159,25 @@ def decide_per_group(
     names = np.asarray(groups, dtype=object)
     out: dict[str, tuple[float, float, float]] = {}
     for group in sorted(set(groups)):
-        mine = curves[names == group]
+        mine = np.flatnonzero(names == group)
         random = np.random.default_rng(0)
-        picks = random.integers(len(mine), size=(_RESAMPLES, len(mine)))
+        counts = np.ones((1 + _RESAMPLES, len(mine)), dtype=np.uint16)  # how often each picture is in each mean
+        for resample in counts[1:]:
+            resample[:] = np.bincount(random.integers(len(mine), size=len(mine)), minlength=len(mine))
         shifts = _TWO_CLASSIFIERS * spread * random.standard_normal((_RESAMPLES, 1))
-        means = np.stack([mine[pick].mean(axis=0) for pick in picks])
-        sigma_min = crossing(isotonic(mine.mean(axis=0)[None]), grid, 0.5 - epsilon)
+        mean, *rest = _weighted_means(curves, mine, counts)
+        means = np.stack(rest)
+        sigma_min = crossing(isotonic(mean[None]), grid, 0.5 - epsilon)
         resampled = crossing(isotonic(moved(means, np.broadcast_to(shifts, means.shape))), grid, 0.5 - epsilon)
         lo, hi = np.quantile(resampled, [0.05, 0.95], method="inverted_cdf")
         out[group] = (float(sigma_min[0]), float(min(lo, sigma_min[0])), float(max(hi, sigma_min[0])))
     return out
+
+
+def _weighted_means(curves: NDArray[np.floating[Any]], rows: Index, counts: NDArray[np.uint16]) -> Array:
+    """(K, L) means of the curves in these rows (M,), each taken as often as counts (K, M) says."""
+    total = np.zeros((len(counts), curves.shape[1]))
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        total += counts[:, part].astype(np.float64) @ curves[rows[part]].astype(np.float64)
+    return total / len(rows)

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, read_metadata
 from . import digests
+from .columns import is_
 from .parallel import map_in_order
 from .pool import Duplicates, Found, content_id, replaced, settle_duplicates
 from .reporter import Reporter
+from .rethreshold import DECIDED_AGAIN
 from .uris import Roots, read_bytes
 
 _NAMED = 5  # pictures that a message names
@@ -33,12 +35,17 @@ def classifier_beside(manifest: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Past:
-    """A manifest to add to. rows: those whose pictures are there, unchanged. fresh: the others of the pool."""
+    """A manifest to add to.
+
+    classifier: None for one that was made without. rows: those whose pictures are there, unchanged; fresh: the others
+    of the pool. clean_ids: of its clean pictures, vanished ones too.
+    """
 
     metadata: Metadata
-    classifier: Path
+    classifier: Path | None
     rows: pa.Table
     fresh: Found
+    clean_ids: pa.Array
 
 
 def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: int, reporter: Reporter) -> Past:
@@ -46,13 +53,15 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
 
     Raises UserError where the manifest was made with other options or its classifier is not beside it.
     """
-    metadata, classifier = read_metadata(manifest), classifier_beside(manifest)
+    metadata = read_metadata(manifest)
+    if metadata.options.startswith(DECIDED_AGAIN):
+        raise UserError(
+            f"the thresholds of {manifest} were decided again ({metadata.command}): update the manifest that they were "
+            "decided from and repeat that, or use --overwrite"
+        )
     if metadata.options != options:
         raise UserError(f"--update needs the options that {manifest} was made with: {metadata.command}")
-    if not classifier.is_file():
-        raise UserError(f"the classifier that made {manifest} is not at {classifier}: put it back, or use --overwrite")
-    if digests.of_file(classifier) != metadata.classifier:
-        raise UserError(f"{classifier} is not the classifier that made {manifest}: put that back, or use --overwrite")
+    classifier = _checked_classifier(manifest, metadata) if metadata.classifier else None
     old = pq.read_table(manifest)
     at = _unchanged(old, found, roots, workers, reporter)
     vanished = old["uri"].filter(pc.invert(pc.is_in(old["uri"], value_set=found.candidates.uris.combine_chunks())))
@@ -62,9 +71,21 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
     fresh = Found(candidates=found.candidates.where(at < 0), others=found.others)
     new = int(pc.sum(pc.invert(pc.is_in(fresh.candidates.uris, value_set=old["uri"].combine_chunks()))).as_py() or 0)
     reporter.say(
-        f"{new:,} new and {len(fresh.candidates) - new:,} changed pictures; the other {(at >= 0).sum():,} stay"
+        f"{new:,} new and {len(fresh.candidates) - new:,} changed or unreadable pictures; the other "
+        f"{(at >= 0).sum():,} stay"
     )
-    return Past(metadata=metadata, classifier=classifier, rows=old.take(pa.array(at[at >= 0])), fresh=fresh)
+    clean = old["id"].filter(pa.array(is_(old, "status", "ok") & is_(old, "role", "clean"))).combine_chunks()
+    rows = old.take(pa.array(at[at >= 0]))
+    return Past(metadata=metadata, classifier=classifier, rows=rows, fresh=fresh, clean_ids=clean)
+
+
+def _checked_classifier(manifest: Path, metadata: Metadata) -> Path:
+    classifier = classifier_beside(manifest)
+    if not classifier.is_file():
+        raise UserError(f"the classifier that made {manifest} is not at {classifier}: put it back, or use --overwrite")
+    if digests.of_file(classifier) != metadata.classifier:
+        raise UserError(f"{classifier} is not the classifier that made {manifest}: put that back, or use --overwrite")
+    return classifier
 
 
 def _unchanged(old: pa.Table, found: Found, roots: Roots, workers: int, reporter: Reporter) -> NDArray[np.int64]:
@@ -80,6 +101,9 @@ def _unchanged(old: pa.Table, found: Found, roots: Roots, workers: int, reporter
             if now is None or now != ids[int(at[place])].as_py():
                 at[place] = -1
             advance(1)
+    # What could not be read, or took too much memory, may be readable now.
+    hopeless = is_(old, "status", "unreadable") | is_(old, "status", "too_large")
+    at[known] = np.where(hopeless[at[known]], -1, at[known])
     # A duplicate whose original is gone is a picture in its own right.
     status = old["status"].cast(pa.string()).to_numpy(zero_copy_only=False)
     names = ids.to_numpy(zero_copy_only=False)
@@ -104,10 +128,16 @@ def choose(
     how: Duplicates,
     reporter: Reporter,
 ) -> tuple[Past, pa.Table]:
-    """Give new records their role and settle duplicates among all. is_clean: None where the best by rank are clean."""
-    mask = np.zeros(len(records), dtype=bool) if is_clean is None else is_clean(records)
+    """Give new records their role and settle duplicates among all.
+
+    is_clean: of all records, for a predicate may compare them; None where the best by rank are clean.
+    """
     if is_clean is None:
         reporter.say("the clean set stays as it was: no new picture is clean")
+        mask = pc.is_in(records["id"], value_set=before.clean_ids).to_numpy()
+    else:
+        found = _plain(before.rows.drop_columns(ANNOTATION.names))
+        mask = is_clean(pa.concat_tables([found, _plain(records)], promote_options="permissive"))[len(found) :]
     records = replaced(records, "role", pa.array(np.where(mask, "clean", "pool"), pa.string()))
     light = before.rows.select(RECORD.names).cast(RECORD)
     both = settle_duplicates(pa.concat_tables([light, records.select(RECORD.names)]).unify_dictionaries(), how)

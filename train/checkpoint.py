@@ -44,9 +44,10 @@ class Damaged(Exception):  # noqa: N818 (it describes the checkpoint, not a faul
 
 
 def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint of the run, then remove all but the newest ``keep``. Returns its folder.
+    """Write a checkpoint of the run, then remove all before it but ``keep - 1``. Returns its folder.
 
-    Raises UserError when the disk is full; what was half-written is removed.
+    Later ones go first: a run that writes this one has passed them over as damaged. Raises UserError when the disk is
+    full; what was half-written is removed.
     """
     final = run / "checkpoints" / f"{checkpoint.num_images:012d}"
     partial = final.with_name(final.name + PARTIAL)
@@ -60,35 +61,50 @@ def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             _sync_folder(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in folders(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = folders(run)
+    here = found.index(final)
+    for old in (*found[here + 1 :], *found[: max(0, here + 1 - keep)]):
+        _remove(old)
     return final
 
 
-def newest(run: Path, *, parts: tuple[str, ...], warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+def newest(
+    run: Path,
+    *,
+    parts: tuple[str, ...],
+    warn: Callable[[str], None],
+    check: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> tuple[Path, Checkpoint] | None:
     """The newest undamaged checkpoint of a run, or None; ``warn`` is told of each damaged one passed over.
 
-    parts: which to load. Raises UserError where there are checkpoints and every one is damaged.
+    parts: which to load. check: told what the checkpoint is about before they are; it may raise.
+    Raises UserError where there are checkpoints and every one is damaged.
     """
     found = folders(run)
     for folder in reversed(found):
         try:
-            return folder, read(folder, parts)
+            return folder, read(folder, parts, check)
         except Damaged as why:
+            if not folder.exists():  # removed meanwhile by the run itself, which has written a newer one
+                return newest(run, parts=parts, warn=warn, check=check)
             warn(f"checkpoint {folder} is damaged ({why}): using the one before it")
     if found:
         raise UserError(f"every checkpoint in {run / 'checkpoints'} is damaged: remove {run} to train from the start")
     return None
 
 
-def read(folder: Path, parts: tuple[str, ...]) -> Checkpoint:
-    """The checkpoint in this folder, with these parts. Raises Damaged, or UserError for another format."""
+def read(folder: Path, parts: tuple[str, ...], check: Callable[[dict[str, Any]], None] = lambda _: None) -> Checkpoint:
+    """The checkpoint in this folder, with these parts. Raises Damaged, or UserError for another format.
+
+    check: as in ``newest``.
+    """
     try:
         state = json.loads((folder / _STATE).read_text())
         if state.pop("checksum") != digests.of_json(state):
             raise ValueError(f"{_STATE} does not have its checksum")
         if state["format"] != _FORMAT:
             raise UserError(f"{folder} has checkpoint format {state['format']}, not {_FORMAT}: use another version")
+        check(state["about"])
         tensors = {name: _read_part(folder / f"{name}.safetensors", state["checksums"][name]) for name in parts}
         return Checkpoint(num_images=state["num_images"], parts=tensors, about=state["about"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -104,6 +120,13 @@ def checksum_of(folder: Path, part: str) -> str:
     """BLAKE2b-128 of one part of the complete checkpoint in this folder: the same weights have the same."""
     checksum: str = json.loads((folder / _STATE).read_text())["checksums"][part]
     return checksum
+
+
+def _remove(folder: Path) -> None:
+    """All of it at once for those who read: a folder with a checkpoint's name is whole."""
+    going = folder.with_name(folder.name + PARTIAL)
+    folder.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:

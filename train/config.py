@@ -85,6 +85,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("num_classes", "sample_count", "seed", "warmup_images"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative: {getattr(self, name)}")
+        _require(self.seed < 2**62, f"seed must be below 2^62, not {self.seed}")
         for name in ("decay", "augment"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], not {getattr(self, name)}")
         for name in ("lr", "P_std", "eps"):
@@ -218,6 +219,8 @@ def _parse(key: str, text: str, kind: Any) -> Any:
 
 def _whole(text: str) -> int:
     """``200000``, ``200_000`` or ``2e5``."""
+    if not set(text) & set(".eE"):
+        return int(text)
     if not (value := float(text)).is_integer():
         raise ValueError(text)
     return int(value)

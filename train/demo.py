@@ -14,12 +14,13 @@ from ..curate.config import AnnotateConfig
 from ..curate.corrupt import corrupt
 from ..curate.corruptions import parse
 from ..curate.device import choose_device
-from ..curate.images import load, to_uint8, to_unit
+from ..curate.images import load
 from ..curate.noise import Purpose, name_of, normals
 from ..curate.query import query
 from ..curate.report.page import report as write_report
 from ..curate.reporter import Reporter
 from ..curate.tables import print_table
+from ..curate.units import to_uint8, to_unit
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
 from .config import load_preset

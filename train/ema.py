@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -45,8 +46,8 @@ def update(average: Iterable[Tensor], weights: Iterable[Tensor], keep: float) ->
 
 
 def store(run: Path, num_images: int, sigma_rel: float, weights: dict[str, Tensor]) -> None:
-    """Keep an average for reconstruction: run/ema/000012345678-0.050.safetensors, in float16 as in the paper."""
-    path = run / FOLDER / f"{num_images:012d}-{sigma_rel:.3f}.safetensors"
+    """Keep an average for reconstruction: run/ema/000012345678-0.05.safetensors, in float16 as in the paper."""
+    path = run / FOLDER / f"{num_images:012d}-{sigma_rel!r}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
     write_whole(path, save(half))
@@ -71,9 +72,17 @@ def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -
     gammas = np.array([gamma_of(moments[i][1]) for i in chosen])
     total: dict[str, Tensor] = {}
     for i, share in zip(chosen, coefficients(ends, gammas, float(end), gamma_of(sigma_rel)), strict=True):
-        for name, tensor in load_file(stored[i]).items():
+        for name, tensor in _load(stored[i]).items():
             total[name] = total[name].add(tensor, alpha=share) if name in total else share * tensor.float()
     return total
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({error}): leave --ema out for an average that is kept whole") from error
+    return tensors
 
 
 def coefficients(ends: Array, gammas: Array, end: float, gamma: float) -> Sequence[float]:

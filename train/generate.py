@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..curate.arguments import numbers
-from ..curate.images import to_uint8
 from ..curate.noise import Purpose, normals
 from ..curate.reporter import Reporter
+from ..curate.units import to_uint8
 from ..curate.whole import writing
 from ..schemas.errors import UserError
 from ..schemas.space import Space
@@ -23,7 +23,19 @@ from .config import TrainConfig
 from .device import device_of_process
 from .guidance import guided
 from .precondition import Denoiser
-from .samples import FOLDER_SIZE, Settings, check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
+from .samples import (
+    FOLDER_SIZE,
+    Settings,
+    check_folder,
+    check_packed,
+    claim,
+    find,
+    load_pngs,
+    pack,
+    path_of,
+    save,
+    save_grid,
+)
 from .solvers import SOLVERS, Denoise, sigma_steps
 from .trained import Trained, load_trained, told
 
@@ -97,7 +109,7 @@ def generate(
         raise UserError(f"{run} draws {main.space}, and there is no decoder to make pictures of them: use --npz FILE")
     labels = labels_of(main, config)
     check_guidance(main, other, config)
-    settings = {**asdict(config), "checkpoint": main.checksum, "guide": other.checksum if other else None}
+    settings = _settings(main, other, config)
     with writing(out):
         if npz and out.exists():
             check_packed(out, settings, seeds)
@@ -135,7 +147,10 @@ def plan(
     check_guidance(main, other, config)
     labels = labels_of(main, config)
     folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
-    left = 0 if npz and out.exists() else sum(find(folder, seed, suffix) is None for seed in seeds)
+    if is_packed := npz and out.exists():
+        check_packed(out, _settings(main, other, config), seeds)
+    check_folder(folder, _settings(main, other, config))
+    left = 0 if is_packed else sum(find(folder, seed, suffix) is None for seed in seeds)
     evaluations = 2 * config.steps - 1 if config.solver == "heun" else config.steps
     return {
         **asdict(config),
@@ -149,6 +164,11 @@ def plan(
         "denoiser_evaluations": left * evaluations * (1 if config.guidance == 1 else 2),
         "out": str(out),
     }
+
+
+def _settings(main: Trained, guide: Trained | None, config: SampleConfig) -> Settings:
+    """What decides how the picture of a seed looks."""
+    return {**asdict(config), "checkpoint": main.checksum, "guide": guide.checksum if guide else None}
 
 
 def seeds_of(num: int | None, seeds: str | None) -> Sequence[int]:

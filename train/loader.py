@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from ..curate.images import to_unit
+from ..curate.units import to_unit
 from ..schemas.errors import UserError
 from .pictures import load_row
 from .rows import Rows

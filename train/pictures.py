@@ -1,8 +1,10 @@
 """The decoded pictures: on the training device, in a memory-mapped file, or decoded when they are drawn."""
 
 import hashlib
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..curate.images import U8, Unusable, decode, fit, to_unit, unusable
+from ..curate.images import U8, Unusable, decode, fit, unusable
 from ..curate.parallel import map_in_order
 from ..curate.pool import content_id
 from ..curate.remote import is_remote
+from ..curate.units import to_unit
 from ..curate.uris import read_bytes
 from ..curate.whole import PARTIAL, replacing, writing
 from ..schemas.errors import UserError
@@ -28,6 +31,7 @@ Place = Literal["auto", "device", "cache", "stream"]
 _DEVICE_SHARE = 0.5  # of the free memory that the pictures may take: the rest is for the network
 _DISK_SHARE = 0.8  # of the free disk that the cache may take
 _REPORT_EVERY = 1000
+_ABANDONED_S = 3600  # that nobody has written to a part of a cache: its run was killed
 
 
 class Pictures(Protocol):
@@ -84,12 +88,11 @@ def open_pictures(
     Raises UserError where a picture cannot be read or is not the annotated one any more (its content id is compared),
     and where there is no room for the place asked for.
     """
-    if rows.space.kind == "latent":
-        raise UserError(f"the manifest is annotated in {rows.space}: only pictures can be read yet, not latents")
+    check_readable(rows)
     num_bytes = len(rows) * int(np.prod(rows.space.shape))
     side, channels = rows.space.resolution, rows.space.channels
     what = f"{len(rows):,} pictures of {side}x{side}x{channels} ({_size(num_bytes)})"
-    chosen = _choose(place, num_bytes, device)
+    chosen = _choose(place, num_bytes, rows, device)
     if chosen == "device":
         say(f"{what} in the memory of {device}")
         pixels = np.empty((len(rows), *rows.space.shape), dtype=np.uint8)
@@ -102,6 +105,12 @@ def open_pictures(
         return Stored(pixels=torch.from_numpy(_cached(path, rows, workers, report)))
     say(f"{what} are decoded when they are drawn, by {workers} threads")
     return Streamed(rows, workers)
+
+
+def check_readable(rows: Rows) -> None:
+    """Raise UserError where there is nothing to decode."""
+    if rows.space.kind == "latent":
+        raise UserError(f"the manifest is annotated in {rows.space}: only pictures can be read yet, not latents")
 
 
 def with_pictures(stream: Iterator[Batch], pictures: Pictures, device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
@@ -127,18 +136,37 @@ def _unit(pictures: Tensor) -> Tensor:
     return to_unit(pictures) if pictures.dtype == torch.uint8 else pictures.float()
 
 
-def _choose(place: Place, num_bytes: int, device: torch.device) -> Place:
+def _choose(place: Place, num_bytes: int, rows: Rows, device: torch.device) -> Place:
     """The place asked for if there is room, or the first with room. Raises UserError."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory()
-    room = {"device": _DEVICE_SHARE * free, "cache": _DISK_SHARE * _free_disk(), "stream": float("inf")}
+
+    def room(name: Place) -> float:
+        if name == "device":
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory()
+            return _DEVICE_SHARE * free
+        return _cache_room(rows) if name == "cache" else math.inf
+
     if place == "auto":
-        return next(name for name in ("device", "cache", "stream") if num_bytes <= room[name])
-    if num_bytes > room[place]:
+        places: tuple[Place, ...] = ("device", "cache", "stream")
+        return next(name for name in places if num_bytes <= room(name))
+    if num_bytes > room(place):
         raise UserError(
-            f"the decoded pictures take {_size(num_bytes)}, and {_size(room[place])} are free for them with "
+            f"the decoded pictures take {_size(num_bytes)}, and {_size(room(place))} are free for them with "
             f"pictures={place}: leave that out to have a place chosen, or train at a lower resolution"
         )
     return place
+
+
+def _cache_room(rows: Rows) -> float:
+    """Bytes that the cache may take: no end of them if it is there already, none where no home folder can be read."""
+    try:
+        if _cache_path(rows).exists():
+            return math.inf
+        folder = cache_folder()
+        while not folder.exists():
+            folder = folder.parent
+        return _DISK_SHARE * shutil.disk_usage(folder).free
+    except (OSError, RuntimeError):
+        return 0.0
 
 
 def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> Iterator[U8]:
@@ -150,14 +178,17 @@ def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> It
 
 
 def _cached(path: Path, rows: Rows, workers: int, report: Callable[[int, int], None]) -> U8:
-    """The memory-mapped pixels at path, decoded first if they are not there: a complete file or none."""
+    """The memory-mapped pixels at path, decoded first if they are not there, whole."""
     shape = (len(rows), *rows.space.shape)
-    if not path.exists():
+    if not path.exists() or path.stat().st_size != math.prod(shape):
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
+                if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink(missing_ok=True)
         # Of a process's own, and not mapped, which would end the program where the disk is full.
         name = f"{path.name}.{os.getpid()}{PARTIAL}"
-        with replacing(path, name=name, synced=False) as partial, partial.open("wb") as file:
+        with replacing(path, name=name) as partial, partial.open("wb") as file:
             for picture in _decoded(rows, workers, report):
                 file.write(picture.tobytes())
     # Copy-on-write, for torch wants memory that may be written.
@@ -174,13 +205,6 @@ def _cache_path(rows: Rows) -> Path:
 def cache_folder() -> Path:
     """Where what can be made again is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ambient"
-
-
-def _free_disk() -> int:
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def load_row(rows: Rows, row: int) -> U8:
@@ -206,8 +230,8 @@ def _cannot_read(rows: Rows, row: int, why: Unusable) -> str:
         name = missing[0]
         return f"{rows.roots[name]} is gone ({uri!r} is in it): say where it is now with `--root {name}=/new/place`"
     return (
-        f"{uri!r} was usable when the pool was annotated and now is not: {why.reason}. Put it back, annotate again, "
-        "or say where the pool is now with `--root pool=/new/place`"
+        f"{uri!r} was usable when the pool was annotated and now is not: {why.reason}. Put it back, annotate with "
+        "--update, or say where the pool is now with `--root pool=/new/place`"
     )
 
 

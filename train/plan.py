@@ -9,20 +9,26 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..curate.reporter import Reporter
 from ..schemas.space import Space
 from .batches import conditions
+from .checkpoint import newest
 from .config import TrainConfig
 from .loop import build_sampler
 from .monitor import BAND_EDGES, band_names
 from .networks.kinds import build_network
+from .pictures import check_readable
 from .precondition import Denoiser
 from .rows import read_rows
+from .run import about_run, check_same
 from .state import weights_bytes
 
 _DRAWS = 1 << 16  # sigmas by which usable pictures are averaged over a band
 
 
-def describe(manifest: Path, config: TrainConfig, *, roots: dict[str, str] | None = None) -> dict[str, Any]:
+def describe(
+    manifest: Path, config: TrainConfig, *, out: Path | None = None, roots: dict[str, str] | None = None
+) -> dict[str, Any]:
     """What ``train`` would do with this manifest, as JSON; no picture is read.
 
     ``bands``: per band of noise levels its share of training, the mean number of pictures usable there, and how often
@@ -30,9 +36,15 @@ def describe(manifest: Path, config: TrainConfig, *, roots: dict[str, str] | Non
     ``memory_gib``: of one GPU with all weights on it: ``weights`` with their gradients, moments and averages, and
     ``activations``, at most: without compilation, which saves about two thirds of them.
     ``uncovered_share``: of the training density, where no picture is usable.
-    Raises UserError where ``train`` would refuse before its first step.
+    out: of the run, to say how many pictures it has seen already, ``done``. Raises UserError where ``train`` would
+    refuse before it reads a picture.
     """
     rows = read_rows(manifest, resolution=config.resolution, roots=roots)
+    check_readable(rows)
+    about, done = about_run(config, rows), 0
+    if out is not None:
+        found = newest(out, parts=(), warn=Reporter().warn, check=lambda saved: check_same(out, saved, about))
+        done = found[1].num_images if found else 0
     conditions(rows, config.num_classes)
     sampler = build_sampler(rows, config)
     parameters, activations = _size(config, rows.space)
@@ -55,6 +67,7 @@ def describe(manifest: Path, config: TrainConfig, *, roots: dict[str, str] | Non
             "activations": round(activations * (config.micro_batch or config.batch_size) / 2**30, 2),
         },
         "steps": config.num_steps,
+        "done": done,
         "bands": bands,
         "clean_repeats": sum(band["repeats"] for band in bands.values()),
         "uncovered_share": sampler.uncovered.share,

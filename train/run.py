@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..curate.whole import write_whole, writing
+from ..curate.whole import PARTIAL, write_whole, writing
 from ..schemas.errors import UserError
 from . import checkpoint, ema, metrics
 from .batches import trains_none
@@ -82,12 +83,7 @@ class Run:
         self.out, self.config = out, config
         self.total = config.num_steps * config.batch_size
         self._rows, self._sampler, self._world, self._report = rows, sampler, world, report
-        self._about = {
-            "config": config.to_json(),
-            "fingerprint": rows.fingerprint,
-            "space": rows.space.to_json(),
-            "trains_none": trains_none(rows, config),
-        }
+        self._about = about_run(config, rows)
         self._clock, self._logged, self._saved = time.monotonic(), 0, -1
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ambient-checkpoint")
         self._writing: Future[Path] | None = None
@@ -105,6 +101,8 @@ class Run:
             except OSError as error:
                 self._lock.close()
                 raise UserError(f"another run is training in {self.out}: wait for it or choose another -o") from error
+            for left in self.out.glob(f"*/*{PARTIAL}"):  # by a run that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,13 +118,15 @@ class Run:
 
     def resume(self, state: State) -> Path | None:
         """Restore the newest checkpoint, if there is one, and say which. Raises UserError where it is another run's."""
-        found = checkpoint.newest(self.out, parts=parts_of(self.config), warn=self.say)
+        found = checkpoint.newest(
+            self.out,
+            parts=parts_of(self.config),
+            warn=self.say,
+            check=lambda saved: check_same(self.out, saved, self._about),
+        )
         if found is None:
             return None
         newest, saved = found
-        # Through JSON, as the checkpoint's own went: tuples become lists.
-        if difference := first_difference(_lasting(saved.about), _lasting(json.loads(json.dumps(self._about)))):
-            raise UserError(_other_run(self.out, *difference))
         state.restore(saved)
         self._saved = state.num_images
         what = "is finished" if state.num_images >= self.total else "continues"
@@ -262,6 +262,23 @@ class Run:
             named = f"{', '.join(damaged[:_ROWS_NAMED])}{more}"
             return f"values in {named} are not finite: annotate again without, and train in another folder{last}"
         return f"train in another folder with a lower lr or precision=fp32{last}"
+
+
+def about_run(config: TrainConfig, rows: Rows) -> dict[str, Any]:
+    """What decides what is learnt, as JSON."""
+    return {
+        "config": config.to_json(),
+        "fingerprint": rows.fingerprint,
+        "space": rows.space.to_json(),
+        "trains_none": trains_none(rows, config),
+    }
+
+
+def check_same(out: Path, saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise UserError where the folder holds another run. saved, asked: ``about_run``."""
+    # Through JSON, as what is saved went: tuples become lists.
+    if difference := first_difference(_lasting(saved), _lasting(json.loads(json.dumps(asked)))):
+        raise UserError(_other_run(out, *difference))
 
 
 def _lasting(about: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Sampler:
     """
 
     _remedy = "move P_mean and P_std"
+    _most_uncovered = MAX_UNCOVERED
 
     def __init__(
         self, sigma_min: Tensor, sigma_max: Tensor, *, P_mean: float, P_std: float, beta: float = BETA, seed: int = 0
@@ -62,8 +63,8 @@ class Sampler:
         self._above, self._row_above = _sorted(floor, floor < math.inf)
         self._below, self._row_below = _sorted(below.float(), below > 0)
         self.uncovered = self._find_uncovered(low=float(below.max()), high=float(above.min()))
-        if self.uncovered.share > MAX_UNCOVERED:
-            raise UserError(_no_picture(self.uncovered, self._remedy))
+        if self.uncovered.share > self._most_uncovered:
+            raise UserError(_no_picture(self.uncovered, self._most_uncovered, self._remedy))
 
     def tensors(self) -> list[Tensor]:
         """What is kept per picture: 8 bytes for each bound that is not trivial."""
@@ -137,13 +138,15 @@ class LevelSampler(Sampler):
     """
 
     _remedy = "leave those levels out"
+    _most_uncovered = 0.0  # there is nothing beside a level that could be drawn in its stead
 
     def __init__(
         self, sigma_min: Tensor, sigma_max: Tensor, *, levels: Tensor, beta: float = BETA, seed: int = 0
     ) -> None:
         """levels: (T,) noise levels, rounded to float32, each as likely. Other arguments and errors as ``Sampler``.
 
-        Raises UserError for a level that is not above 0 and finite, as the last one of a schedule may be.
+        Raises UserError for a level that is not above 0 and finite, as the last one of a schedule may be, and for one
+        at which no picture is usable.
         """
         self._levels = levels.float().cpu()
         if len(levels) == 0 or not bool(((self._levels > 0) & self._levels.isfinite()).all()):
@@ -193,7 +196,7 @@ def _float_below(x: float) -> Tensor:
     return -_float_above(-x)
 
 
-def _no_picture(gap: Uncovered, remedy: str) -> str:
+def _no_picture(gap: Uncovered, most: float, remedy: str) -> str:
     levels = f"between sigma {gap.low:.4g} and {gap.high:.4g}"
     if math.isinf(gap.high):
         levels = f"above sigma {gap.low:.4g}" if gap.low > 0 else "at any sigma"
@@ -201,6 +204,6 @@ def _no_picture(gap: Uncovered, remedy: str) -> str:
         levels = f"below sigma {gap.high:.4g}"
     return (
         f"no picture is usable {levels}, which holds {gap.share:.2%} of the training density "
-        f"(at most {MAX_UNCOVERED:.2%} may be uncovered): add clean pictures (sigma_min 0), "
+        f"(at most {most:.2%} may be uncovered): add clean pictures (sigma_min 0), "
         f"decide the thresholds again with a larger epsilon, or {remedy}"
     )

@@ -41,7 +41,13 @@ def claim(folder: Path, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path, name=f"{uuid.uuid4().hex}.json") as mine:  # several processes may be here at once
             mine.write_text(json.dumps(settings, indent=1))
-    _check_same(folder, json.loads(path.read_text()), settings)
+    check_folder(folder, settings)
+
+
+def check_folder(folder: Path, settings: Settings) -> None:
+    """Raise UserError where the folder holds pictures that were drawn with other settings."""
+    if (path := folder / _SETTINGS).exists():
+        _check_same(folder, json.loads(path.read_text()), settings)
 
 
 def path_of(folder: Path, seed: int, suffix: str, *, nested: bool) -> Path:

@@ -20,13 +20,15 @@ from PIL import Image
 
 from .. import __version__
 from ..curate.curves import Curves, search
-from ..curate.fit import FitConfig, Sample, cross_fit
-from ..curate.images import Unusable, load_many, to_unit
+from ..curate.fit import FitConfig, cross_fit
+from ..curate.images import Unusable, load_many
 from ..curate.manifest import write_manifest
 from ..curate.noise import Purpose, names_of, normals, words
+from ..curate.noisy import Sample
 from ..curate.pool import find, scan, to_table
 from ..curate.scores import SCORES
 from ..curate.threshold import decide, draw_noise, sigma_grid
+from ..curate.units import to_unit
 from ..curate.uris import Roots
 from ..schemas.manifest import MAIN_ROOT, Metadata, manifest_schema
 from ..schemas.space import Space

@@ -10,6 +10,7 @@ measured, too.
 
 import gzip
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +64,14 @@ def clean_ones(num: int) -> np.ndarray:
     return out
 
 
-def write_classifier(data: Path, device: torch.device) -> None:
-    """Train on the test pictures and say how well it does on the training pictures."""
-    test, train = (torch.from_numpy(read_pictures(data, part))[:, None] for part in ("t10k", "train"))
+def write_classifier(
+    data: Path, out: Path, device: torch.device, *, change: Callable[[U8], U8] = lambda pictures: pictures
+) -> None:
+    """Train on the test pictures, changed, and say how well it does on the training pictures."""
+    test, train = (torch.from_numpy(change(read_pictures(data, part)))[:, None] for part in ("t10k", "train"))
     labels, others = (torch.from_numpy(read_labels(data, part)) for part in ("t10k", "train"))
     network = train_classifier(test, labels, epochs=15, seed=0, device=device)
-    save_classifier(CLASSIFIER, network)
+    save_classifier(out, network)
     print(f"accuracy on the 60,000 training pictures: {accuracy(network, train, others):.4f}")
 
 
@@ -85,4 +88,4 @@ def read_labels(data: Path, part: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    write_classifier(Path(sys.argv[1]), choose_device("auto"))
+    write_classifier(Path(sys.argv[1]), CLASSIFIER, choose_device("auto"))

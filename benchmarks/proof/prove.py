@@ -2,12 +2,16 @@
 
     python benchmarks/proof/prove.py fashion --data /usr/share/datasets/fashion-mnist --work /tmp/proof --out packed
     python benchmarks/proof/prove.py photographs --data crops.npz --work /tmp/proof --out packed
+    OMP_NUM_THREADS=1 python benchmarks/proof/prove.py fashion16 --data DATA --work WORK --out OUT --device cpu \
+        --images 300000 --samples 4000 --minutes 120
 
 Starts two programs for each GPU, one that trains and measures and one that damages and annotates pools ahead of it.
-They take tasks from one list until --minutes have passed, on when this command has ended, too: it waits --wait seconds,
-packs what is finished into --out, and the same command given again waits and packs again, or continues what was killed.
-On another machine --keep FOLDER with those packed files goes on where they end; a training that was cut short begins
-anew there. Results go into benchmarks/proof/results by hand: tar -xzf packed/results.tgz -C benchmarks/proof
+They take tasks from one list until --minutes have passed, on when this command has ended, too: it waits --wait seconds
+and packs what is finished into --out. The same command given again starts what does not run, tries again what failed,
+waits and packs; after the end of these minutes it begins as many more. On another machine --keep FOLDER with those
+packed files goes on where they end; a training that was cut short begins anew there. What has a record of the same
+length and settings is not done again. Records go into benchmarks/proof/results by hand:
+tar -xzf packed/results.tgz -C benchmarks/proof
 """
 
 import argparse
@@ -17,27 +21,37 @@ import re
 import shlex
 import subprocess
 import sys
-import tarfile
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO
 
 import tasks
 import torch
 from ambient.curate.reporter import Reporter
+from ambient.train.evaluate.judge import Judge
+from packing import pack, unpack
 from tasks import Job
+from todo import Todo, claimed, end_of, once
 
-PROOFS = ("fashion", "photographs")
-_PACKED = ("results", "manifests", "logs", "inductor")
-_RESULTS = Path(__file__).parent / "results"
+PROOFS = ("fashion", "photographs", "fashion16")
+"""In the order in which the page of results shows them."""
+
 _POLL_S = 1.0
+_FAILURES = {"train": "training", "prepare": "preparing"}
 
 
 def main() -> None:
+    parser = build_parser()
+    options = parser.parse_args()
+    options.command = command(options, parser)
+    if options.role:
+        follow(options)
+    else:
+        lead(options, time.monotonic())
+
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("proof", choices=PROOFS)
     parser.add_argument("--data", type=Path, required=True)
@@ -45,23 +59,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where what is worth keeping is packed")
     parser.add_argument("--keep", type=Path, help="folder of what was packed before")
     parser.add_argument("--minutes", type=float, default=27.0, help="from the first call on; then all stops")
-    parser.add_argument("--wait", type=float, default=560.0, help="seconds of this call")
+    parser.add_argument("--wait", type=float, default=520.0, help="seconds of this call, without imports and packing")
     parser.add_argument("--only", default="", help="regular expression on names of jobs, ROW-LABEL-SEED")
     parser.add_argument("--images", type=int, default=1_600_000, help="training pictures of each run")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--pool-size", type=int, help="fewer pictures, to try it out")
-    parser.add_argument("--draws", type=int, default=4, help="noise draws of the annotation")
-    parser.add_argument("--steps", type=int, default=2_000, help="of the annotation's classifier")
+    parser.add_argument("--draws", type=int, default=tasks.DRAWS, help="noise draws of the annotation")
+    parser.add_argument("--steps", type=int, default=tasks.STEPS, help="of the annotation's classifier")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    options.command = command(options, parser)
-    if options.role:
-        follow(options)
-    else:
-        lead(options, time.monotonic())
+    return parser
 
 
 def command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
@@ -79,162 +88,128 @@ def lead(options: argparse.Namespace, begin: float) -> None:
         (options.work / name).mkdir(parents=True, exist_ok=True)
     if options.keep:
         unpack(options.keep, options.work)
-    started = start(options)
-    while time.monotonic() < begin + options.wait and any(running(options.work, role) for role in started):
+    gpus = torch.cuda.device_count() if options.device != "cpu" else 0
+    roles = [f"{kind}-{gpu}" for gpu in range(max(gpus, 1)) for kind in _FAILURES]
+    start(options, roles, on_gpu=gpus > 0)
+    while time.monotonic() < begin + options.wait and any(running(options, role) for role in roles):
         time.sleep(_POLL_S)
+    tell(options, roles)
     pack(options.work, options.out)
+
+
+def start(options: argparse.Namespace, roles: list[str], *, on_gpu: bool) -> None:
+    """Start each program that does not run; it outlives this one. What failed in one of its kind is tried again."""
+    missing = [role for role in roles if not running(options, role)]
+    if not missing:
+        return
+    end = end_of(options.work / "claims" / f"{options.proof}.end", options.minutes * 60)
+    for kind in {role.partition("-")[0] for role in missing}:
+        for path in (options.work / "failed").glob(f"{options.proof}-*.{_FAILURES[kind]}.txt"):
+            path.unlink()
+    processes = {role: launch(options, role, end, on_gpu=on_gpu) for role in missing}
+    while any(not running(options, role) and process.poll() is None for role, process in processes.items()):
+        time.sleep(_POLL_S / 10)
+
+
+def launch(options: argparse.Namespace, role: str, end: float, *, on_gpu: bool) -> subprocess.Popen[bytes]:
+    """This command again, in one of its roles."""
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "XDG_CACHE_HOME": str(options.work.resolve() / "cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(options.work.resolve() / "inductor"),
+    }
+    if on_gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = role.partition("-")[2]
+    arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end)]
+    with log_of(options, role).open("a") as log:
+        return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def tell(options: argparse.Namespace, roles: list[str]) -> None:
+    """How far it is."""
     results = sorted((options.work / "results").glob(f"{options.proof}-*.json"))
     print(f"{len(results)} records: {', '.join(path.stem.partition('-')[2] for path in results)}")
-    for path in sorted((options.work / "failed").glob("*.txt")):
+    for path in sorted((options.work / "failed").glob(f"{options.proof}-*.txt")):
         print(f"FAILED {path.stem}: {path.read_text().strip().splitlines()[-1]}")
-    for role in started:
-        print(f"{role}: {(options.work / 'logs' / f'{role}.txt').read_text().strip().rpartition(chr(10))[2][:200]}")
-    left = [role for role in started if running(options.work, role)]
-    print(f"still at work: {', '.join(left)}: give the same command again" if left else "all has stopped")
-
-
-def start(options: argparse.Namespace) -> list[str]:
-    """Programs that outlive this one, two for each GPU. Returns their roles."""
-    gpus = torch.cuda.device_count() if options.device != "cpu" else 0
-    roles = [f"{kind}-{gpu}" for gpu in range(max(gpus, 1)) for kind in ("train", "prepare")]
-    if any(running(options.work, role) for role in roles):
-        return roles
-    processes, end = {}, time.time() + options.minutes * 60
     for role in roles:
-        environment = {
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "XDG_CACHE_HOME": str(options.work.resolve() / "cache"),
-            "TORCHINDUCTOR_CACHE_DIR": str(options.work.resolve() / "inductor"),
-        }
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = role.partition("-")[2]
-        arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end)]
-        with (options.work / "logs" / f"{role}.txt").open("a") as log:
-            processes[role] = subprocess.Popen(
-                arguments, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-    while any(not running(options.work, role) and process.poll() is None for role, process in processes.items()):
-        time.sleep(_POLL_S / 10)
-    return roles
+        print(f"{role}: {log_of(options, role).read_text().strip().rpartition(chr(10))[2][:200]}")
+    left = [role for role in roles if running(options, role)]
+    print(f"still at work: {', '.join(left)}: give the same command again" if left else "all has stopped")
 
 
 def follow(options: argparse.Namespace) -> None:
     """One of the programs: tasks of its kind, one after the other."""
-    lock = (options.work / "claims" / options.role).open("ab")
+    lock = lock_of(options, options.role).open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX)  # which tells that it runs
     proof = import_module(options.proof).open_proof(options.data, options.pool_size)
     jobs = [job for job in proof.jobs if re.search(options.only, job.name)]
-    reporter, begin = Reporter(), time.time()
+    todo, reporter, begin = Todo(proof=proof, jobs=jobs, options=options), Reporter(), time.time()
 
     def say(message: str) -> None:
         reporter.say(f"[{time.time() - begin:.0f} s] {message}")
 
-    def stop() -> bool:
-        return time.time() > options.end
+    (prepare_rows if options.role.startswith("prepare") else train_jobs)(todo, reporter, say)
 
-    if options.role.startswith("prepare"):
-        for row in dict.fromkeys(job.row for job in jobs if not recorded(options, proof.name, job.name)):
 
-            def prepare(row: str = row) -> None:
-                tasks.prepare(proof, row, options, reporter)
-                (options.work / "claims" / f"{row}.ready").touch()
-                say(f"{row} is ready")
+def prepare_rows(todo: Todo, reporter: Reporter, say: Callable[[str], None]) -> None:
+    """Make each row ready whose jobs are left."""
+    for row in todo.rows_left():
 
-            if not stop():
-                once(options, f"{row}.preparing", f"{row}.ready", prepare)
-        return
-    tasks.warm_up(proof, options, say)
-    judge, longest = tasks.judge_of(proof, options), 0.0
+        def prepare(row: str = row) -> None:
+            tasks.prepare(todo.proof, row, todo.options, reporter)
+            todo.set_ready(row)
+            say(f"{row} is ready")
+
+        if time.time() < todo.options.end:
+            once(todo.options.work, f"{todo.row_stem(row)}.preparing", lambda row=row: todo.ready(row), prepare)
+
+
+def train_jobs(todo: Todo, reporter: Reporter, say: Callable[[str], None]) -> None:
+    """Train and measure what is left, as long as there is time for one more that takes as long as the longest did."""
+    options = todo.options
+    tasks.warm_up(todo.proof, options, say)
+    judge = tasks.judge_of(todo.proof, options)
     say("ready to train")
-    while not stop():
-        open_jobs = [job for job in jobs if not finished(options, proof.name, job)]
-        if not open_jobs or time.time() + 0.8 * longest > options.end:
+    while left := todo.jobs_left():
+        if time.time() + todo.longest_s() > options.end:
+            say(f"jobs left: {len(left)}; no time for one more, which takes {todo.longest_s():.0f} s")
             break
-        for job in open_jobs:
-            since = time.time()
-
-            def train(job: Job = job) -> None:
-                tasks.work(proof, job, judge, options, stop, reporter)
-
-            ready = (options.work / "claims" / f"{job.row}.ready").exists()
-            if ready and once(options, f"{job.name}.training", f"../results/{proof.name}-{job.name}.json", train):
-                longest = max(longest, time.time() - since)
-                say(f"{job.name} took {time.time() - since:.0f} s")
-                break
-        else:
+        if not any(train_job(todo, job, judge, reporter, say) for job in left):
             time.sleep(_POLL_S)
 
 
-def once(options: argparse.Namespace, claim: str, result: str, task: Callable[[], None]) -> bool:
-    """Do a task unless its result is there or another program is at it. Returns whether it was done.
-
-    What it raises is written down: one task that fails must not cost the others.
-    """
-    lock = claimed(options.work / "claims" / claim)
-    if lock is None:
+def train_job(todo: Todo, job: Job, judge: Judge, reporter: Reporter, say: Callable[[str], None]) -> bool:
+    """One job, unless its row is not ready or another program is at it. Returns whether it was tried."""
+    options, ready, begin = todo.options, todo.with_ready_row(job), time.time()
+    if ready is None:
         return False
-    with lock:
-        if (options.work / "claims" / result).exists():
-            return False
-        try:
-            task()
-        except Exception:  # noqa: BLE001 (whatever it is, the other tasks go on)
-            (options.work / "failed" / f"{claim}.txt").write_text(traceback.format_exc())
-            traceback.print_exc()
-        return True
+
+    def train() -> None:
+        tasks.work(todo.proof, ready, judge, options, lambda: time.time() > options.end, reporter)
+
+    if not once(options.work, f"{todo.job_stem(job)}.training", lambda: todo.recorded(job), train):
+        return False
+    todo.note_seconds(time.time() - begin)
+    say(f"{job.name} took {time.time() - begin:.0f} s")
+    return True
 
 
-def finished(options: argparse.Namespace, proof: str, job: Job) -> bool:
-    failed = options.work / "failed"
-    return recorded(options, proof, job.name) or any(
-        (failed / f"{name}.txt").exists() for name in (f"{job.name}.training", f"{job.row}.preparing")
-    )
-
-
-def recorded(options: argparse.Namespace, proof: str, name: str) -> bool:
-    return any((folder / f"{proof}-{name}.json").exists() for folder in (options.work / "results", _RESULTS))
-
-
-def claimed(path: Path) -> IO[bytes] | None:
-    """A lock that ends with this program, however that ends; None where another has it."""
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-def running(work: Path, role: str) -> bool:
-    lock = claimed(work / "claims" / role)
+def running(options: argparse.Namespace, role: str) -> bool:
+    lock = claimed(lock_of(options, role))
     if lock is not None:
         lock.close()
     return lock is None
 
 
-def pack(work: Path, out: Path) -> None:
-    """A compressed file of each folder that is worth keeping."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in _PACKED:
-        if (work / name).exists():
-            with tarfile.open(out / f"{name}.tgz", "w:gz") as archive:
-                for path in sorted(path for path in (work / name).rglob("*") if path.is_file()):
-                    with suppress(FileNotFoundError):  # written under a temporary name and renamed in this moment
-                        archive.add(path, path.relative_to(work))
-            print(f"{out / name}.tgz: {(out / f'{name}.tgz').stat().st_size / 2**20:.1f} MiB")
+def lock_of(options: argparse.Namespace, role: str) -> Path:
+    path: Path = options.work / "claims" / f"{options.proof}-{role}"
+    return path
 
 
-def unpack(keep: Path, work: Path) -> None:
-    """What ``pack`` packed, but for logs; what is there stays."""
-    if not (keep / "results.tgz").exists():
-        sys.exit(f"there is no results.tgz in {keep}")
-    for name in _PACKED:
-        if name != "logs" and (keep / f"{name}.tgz").exists() and not (work / name / "unpacked").exists():
-            with tarfile.open(keep / f"{name}.tgz") as archive:
-                archive.extractall(work, filter="data")
-            (work / name / "unpacked").touch()
+def log_of(options: argparse.Namespace, role: str) -> Path:
+    path: Path = options.work / "logs" / f"{options.proof}-{role}.txt"
+    return path
 
 
 if __name__ == "__main__":

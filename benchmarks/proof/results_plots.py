@@ -1,4 +1,4 @@
-"""Plots of the recorded results, one set for each proof."""
+"""Plots of the recorded results, one set for each proof and length."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ambient.train.samples import load_pngs, save_grid
 
 CAPTIONS = {
     "distances": "Frechet distance of each row and arm, with 90 % intervals",
-    "curve": "Frechet distance of 2,000 samples against training pictures seen, a line for each seed",
+    "curve": "Frechet distance of at most 2,000 samples against training pictures seen, a line for each seed",
     "denoising": "Denoising error on held-out pictures as a share of that of clean only, by noise level",
     "samples": "For each row a line of samples of each arm in the order of the table, all from the same noise",
 }
@@ -22,18 +22,19 @@ Labels = dict[str, dict[int, dict[str, Any]]]
 _SIZE = (7.2, 4.0)  # inches
 
 
-def draw_all(proof: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, folder: Path) -> dict[str, str]:
-    """Write PROOF-distances.png, -curve.png, -denoising.png and -samples.png into folder; returns name -> caption.
+def draw_all(name: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, folder: Path) -> dict[str, str]:
+    """Write NAME-distances.png, -curve.png, -denoising.png and -samples.png into folder; returns file -> caption.
 
     rows: name -> labels. arms: label -> how it is called. pictures: folder of the runs' first samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots = {"distances": _distances, "curve": _curves, "denoising": _denoising}
-    for name, draw in plots.items():
+    for kind, draw in plots.items():
         figure = draw(rows, arms)
-        figure.savefig(folder / f"{proof}-{name}.png", dpi=100, bbox_inches="tight")
-    _samples(proof, rows, arms, pictures, folder / f"{proof}-samples.png")
-    return {f"{proof}-{name}.png": caption for name, caption in CAPTIONS.items()}
+        figure.savefig(folder / f"{name}-{kind}.png", dpi=100, bbox_inches="tight")
+    _samples(rows, arms, pictures, folder / f"{name}-samples.png")
+    files = {f"{name}-{kind}.png": caption for kind, caption in CAPTIONS.items()}
+    return {file: caption for file, caption in files.items() if (folder / file).exists()}
 
 
 def _distances(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
@@ -68,7 +69,7 @@ def _curves(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
     scale_distances(panels[0])  # which all share
     panels[0].legend(frameon=False, fontsize=7)
     figure.supxlabel("training pictures seen")
-    figure.supylabel("Frechet distance of 2,000 samples")
+    figure.supylabel("Frechet distance of at most 2,000 samples")
     return figure
 
 
@@ -89,14 +90,13 @@ def _denoising(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
     return figure
 
 
-def _samples(proof: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, out: Path) -> None:
+def _samples(rows: dict[str, Labels], arms: dict[str, str], pictures: Path, out: Path) -> None:
     """A line of samples for each row and arm of the first seed, rows below each other, all from the same noise."""
     lines = []
     for labels in rows.values():
         for label in arms:
             if runs := labels.get(label):
-                run = runs[min(runs)]
-                path = pictures / f"{proof}-{run['row']}-{label}-{run['seed']}.png"
+                path = pictures / Path(runs[min(runs)]["file"]).with_suffix(".png")
                 if path.exists():
                     lines.append(load_pngs([path]))
     if lines:

@@ -1,10 +1,12 @@
 """What a proof is made of: rows, which are damaged pools, and jobs, which are trainings on them; and how each is done.
 
 ``prepare`` writes and annotates a row's pool, ``work`` trains and measures a job. What has a file in ``results`` is not
-done again, on any machine: PROOF-ROW-annotation.json, PROOF-ROW-LABEL-SEED.json.
+done again, on any machine: PROOF-ROW-annotation.json, PROOF-ROW-LABEL-SEED-IMAGESxSAMPLES.json. What is asked for
+otherwise than the proof has it, by --pool-size, --draws, --steps and --set, is in these names, too.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -48,6 +50,9 @@ from pools import U8, damaged, kind_at, write_pool
 SHARED = "any"
 """The row of what is the same in all: clean pictures only."""
 
+DRAWS, STEPS = 4, 2_000
+"""Of an annotation: noise draws, and steps of its classifier."""
+
 _VALIDATED = 1_000  # pictures on which denoising is measured
 _READERS = 4
 
@@ -62,7 +67,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{SHARED if self.label == 'clean' else self.row}-{self.label}-{self.seed}"
+        return f"{row_of(self)}-{self.label}-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +96,8 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
     clean, pool = write_pool(pool_of(proof, row, options), proof.pictures, proof.rows[row], clean=proof.clean)
     slim = manifest_of(proof, row, options)
     if not slim.exists():
-        begin, full = time.monotonic(), options.work / "annotated" / row / "manifest.parquet"
+        stem = row_stem(proof, row, options)
+        begin, full = time.monotonic(), options.work / "annotated" / stem / "manifest.parquet"
         full.parent.mkdir(parents=True, exist_ok=True)
         config = AnnotateConfig(
             clean=clean,
@@ -104,9 +110,9 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
         seconds = round(time.monotonic() - begin, 1)
         by_source = full.with_name("source.parquet")
         rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
-        about = {"proof": proof.name, "row": row, "seconds": seconds, "draws": options.draws, "steps": options.steps}
+        about = {"proof": proof.name, "row": row, "seconds": seconds, **annotated(options)}
         about |= _thresholds(full, by_source) | _where_and_when(options)
-        write_json(options.work / "results" / f"{proof.name}-{row}-annotation.json", about)
+        write_json(options.work / "results" / f"{stem}-annotation.json", about)
         _write_slim(full, slim)
     rows = read_rows(slim, roots=_roots(proof, row, options))
     open_pictures(rows, torch.device("cpu"), place="cache", workers=_READERS, say=reporter.say)
@@ -138,8 +144,31 @@ def pool_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:
 
 
 def manifest_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:
-    path: Path = options.work / "manifests" / f"{proof.name}-{row}.parquet"
+    path: Path = options.work / "manifests" / f"{row_stem(proof, row, options)}.parquet"
     return path
+
+
+def row_stem(proof: Proof, row: str, options: argparse.Namespace) -> str:
+    """What the files of a row's annotation are named: with what differs from the proof's own."""
+    asked = {"pool": options.pool_size, "draws": options.draws, "steps": options.steps}
+    usual = {"pool": None, "draws": DRAWS, "steps": STEPS}
+    return f"{proof.name}-{row}" + "".join(f"-{key}-{asked[key]}" for key in asked if asked[key] != usual[key])
+
+
+def job_stem(proof: Proof, job: Job, options: argparse.Namespace) -> str:
+    """What the files of a job are named: another length, or other settings, are other files."""
+    stem = f"{row_stem(proof, job.name, options)}-{options.images}x{options.samples}"
+    settings = hashlib.blake2b(json.dumps(options.settings).encode(), digest_size=4).hexdigest()
+    return f"{stem}-{settings}" if options.settings else stem
+
+
+def row_of(job: Job) -> str:
+    return SHARED if job.label == "clean" else job.row
+
+
+def annotated(options: argparse.Namespace) -> dict[str, int]:
+    """How a row is annotated, for its record and those of what is trained on it."""
+    return {"draws": options.draws, "steps": options.steps}
 
 
 def arm_of(label: str, slim: Path) -> Arm:
@@ -154,12 +183,12 @@ def work(
     proof: Proof, job: Job, judge: Judge, options: argparse.Namespace, stop: Callable[[], bool], reporter: Reporter
 ) -> bool:
     """Train a job's run, or continue it, measure it and write it down. False where ``stop`` came first."""
-    stem = f"{proof.name}-{job.name}"
+    stem = job_stem(proof, job, options)
     run, path = options.work / "runs" / stem, options.work / "arms" / f"{stem}.parquet"
     slim = manifest_of(proof, job.row, options)
     arm, change, table = arm_of(job.label, slim), ABLATIONS.get(job.label), pq.read_table(slim)
     write_arm(slim, table, np.zeros(len(table), dtype=bool), arm, path)
-    config = replace(training(proof, options), seed=job.seed, **(change.settings if change else {}))
+    config = training_of(proof, job, options)
     undo = change.patch() if change else lambda: None
     try:
         train(
@@ -176,9 +205,12 @@ def work(
         undo()
     if stop():
         return False
-    found = record(run, path, arm, job.seed, judge, workers=_READERS, reporter=reporter)
+    roots = _roots(proof, job.row, options)
+    found = record(run, path, arm, job.seed, judge, roots=roots, workers=_READERS, reporter=reporter)
     pixels = found.pop("first")
-    about = {"proof": proof.name, "row": SHARED if arm == CLEAN else job.row, "label": job.label}
+    about: dict[str, Any] = {"proof": proof.name, "row": row_of(job), "label": job.label}
+    if job.label != "clean":
+        about["annotated"] = annotated(options)
     about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
     about["formula"] = change.formula if change else arm.meaning
     about["known"] = known_and_unknown(proof, job, run, judge)
@@ -226,7 +258,6 @@ def judge_of(proof: Proof, options: argparse.Namespace) -> Judge:
         held_out=held_out,
         names=torch.arange(len(held_out)),
         labels=torch.full((len(held_out),), -1),
-        trained_on=real[torch.from_numpy(proof.clean)],
         num=options.samples,
     )
 
@@ -253,6 +284,12 @@ def training(proof: Proof, options: argparse.Namespace) -> TrainConfig:
         *options.settings,
     ]
     return TrainConfig.from_settings(settings)
+
+
+def training_of(proof: Proof, job: Job, options: argparse.Namespace) -> TrainConfig:
+    """The training of one job."""
+    change = ABLATIONS.get(job.label)
+    return replace(training(proof, options), seed=job.seed, **(change.settings if change else {}))
 
 
 def _roots(proof: Proof, row: str, options: argparse.Namespace) -> dict[str, str]:

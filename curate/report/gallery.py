@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from ...schemas.manifest import ANNOTATION, RECORD
 from ..query import run
+from ..ranks import DEFAULT_SHARE, good_end
+from ..scores import SCORES
 from .aggregates import MAX_PANELS
 
 if TYPE_CHECKING:
@@ -12,9 +14,8 @@ if TYPE_CHECKING:
 
 _STEPS = 6  # pictures per source, evenly spaced by rank of sigma_min
 _SAMPLE = 18  # pictures in a gallery without order
-_EXTREMES = 6  # best, worst and border pictures of each score
+_EXTREMES = 6  # pictures at each end of a score, and around the border of its best DEFAULT_SHARE
 _MAX_SCORES = 8
-_BORDER = 0.9  # quantile: the default clean set is the best tenth
 _REFERENCES = 96
 
 
@@ -59,7 +60,8 @@ def choose(connection: "duckdb.DuckDBPyConnection") -> list[Gallery]:
             uris=_some(connection, "status = 'ok' AND role = 'clean'"),
         ),
     ]
-    for name in score_columns(connection)[:_MAX_SCORES]:
+    added_first = sorted(score_columns(connection), key=SCORES.__contains__)
+    for name in added_first[:_MAX_SCORES]:
         galleries += _extremes(connection, name)
     return [gallery for gallery in galleries if gallery.uris]
 
@@ -96,30 +98,35 @@ def _some(connection: "duckdb.DuckDBPyConnection", predicate: str, count: int = 
 
 
 def _extremes(connection: "duckdb.DuckDBPyConnection", name: str) -> list[Gallery]:
-    """The best and the worst by a score, and those around the border of the best tenth."""
+    """Those at the two ends of a score, the good one first where there is one, and those around its border."""
     column = '"' + name.replace('"', '""') + '"'
-    border = run(
-        connection, f"SELECT quantile_disc({column}, {_BORDER}) AS q FROM manifest WHERE status = 'ok'"
-    ).to_pylist()[0]["q"]
+    ends = [("Highest", f"{column} DESC"), ("Lowest", column)]
+    share, side = 1 - DEFAULT_SHARE, "above"
+    good = good_end(name)
+    if good == "low":
+        ends.reverse()
+        share, side = DEFAULT_SHARE, "below"
+    first, last = ("best", "worst") if good else ("highest", "lowest")
+    known = f"FROM manifest WHERE status = 'ok' AND NOT isnan({column})"
+    border = run(connection, f"SELECT quantile_disc({column}, {share!r}) AS q {known}")["q"][0].as_py()
     if border is None:
         return []
-
-    def first(order: str) -> list[str]:
-        where = f"status = 'ok' AND {column} IS NOT NULL"
-        return _uris(
-            connection, f"SELECT uri FROM manifest WHERE {where} ORDER BY {order}, hash(uri) LIMIT {_EXTREMES}"
-        )
-
     about = {
-        "best": (f"Highest {name}.", f"{column} DESC"),
+        first: (f"{ends[0][0]} {name}.", ends[0][1]),
         "border": (
-            f"Around {name} = {border:.4g}, above which the best tenth lies.",
-            f"abs({column} - {border!r}::DOUBLE)",
+            f"Around {name} = {border:.4g}, {side} which the {first} {DEFAULT_SHARE:.0%} lie.",
+            f"abs({column} - '{border!r}'::DOUBLE)",
         ),
-        "worst": (f"Lowest {name}.", column),
+        last: (f"{ends[1][0]} {name}.", ends[1][1]),
     }
     return [
-        Gallery(key=f"{word} {name}", title=f"{name}: {word}", note=note, uris=first(order), score=name)
+        Gallery(
+            key=f"{word} {name}",
+            title=f"{name}: {word}",
+            note=note,
+            uris=_uris(connection, f"SELECT uri {known} ORDER BY {order}, hash(uri) LIMIT {_EXTREMES}"),
+            score=name,
+        )
         for word, (note, order) in about.items()
     ]
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ...schemas.manifest import Metadata
 from ...schemas.space import Space
-from ..images import U8, Unusable, decode, fit, to_uint8, to_unit, unusable
+from ..images import U8, Unusable, decode, fit, unusable
 from ..noise import Purpose, names_of, normals
 from ..parallel import map_in_order
 from ..pool import content_id
 from ..query import rows_of
 from ..threshold import isotonic
+from ..units import to_uint8, to_unit
 from ..uris import Roots, read_bytes
 
 MAX_SIDE = 128

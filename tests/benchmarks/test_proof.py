@@ -1,8 +1,8 @@
 """The proofs' parts: pools, changed losses, tasks and who does them, and the page that is made of recorded results."""
 
 import argparse
-import json
 import sys
+import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,11 @@ from PIL import Image
 from small_pool import write_pool as write_fields
 
 CPU = torch.device("cpu")
-NAMES = ("pools", "ablations", "tasks", "fashion", "photographs", "prove", "docs_results", "results_plots")
+NAMES = (
+    *("pools", "ablations", "tasks", "todo", "packing", "prove"),
+    *("fashion", "fashion16", "photographs"),
+    *("docs_results", "results_plots", "results_tables"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,52 +146,69 @@ def test_every_row_has_every_arm() -> None:
 
 def options(work: Path, **changes: Any) -> argparse.Namespace:
     values = {
+        "proof": "fashion",
         "images": 64,
         "samples": 8,
+        "pool_size": None,
         "draws": 1,
         "steps": 4,
         "device": "cpu",
         "command": "python prove.py",
+        "minutes": 10.0,
+        "settings": ["batch_size=16", "network.channels=8", "network.attention_resolutions=", "sample_count=0"],
         **changes,
     }
-    settings = ["batch_size=16", "network.channels=8", "network.attention_resolutions=", "sample_count=0"]
-    return argparse.Namespace(work=work, settings=settings, **values)
+    for name in ("claims", "failed", "results", "logs"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    return argparse.Namespace(work=work, **values)
+
+
+def small_proof(**changes: Any) -> Any:
+    """Of 60 pictures of noise, a third of them clean."""
+    import tasks
+
+    random = np.random.default_rng(0)
+    pictures, held_out = (random.integers(0, 256, (num, 16, 16), dtype=np.uint8) for num in (60, 12))
+    values = {
+        "name": "fashion",
+        "rows": {"blur-1": ["blur-1"]},
+        "jobs": [tasks.Job(row="blur-1", label=label, seed=0) for label in ("clean", "ambient", "unweighted")],
+        "extractor": "texture",
+        "settings": [],
+        **changes,
+    }
+    return tasks.Proof(pictures=pictures, clean=np.arange(60) % 3 == 0, held_out=held_out, **values)
+
+
+def two_rows(work: Path, name: str = "fashion", **changes: Any) -> Any:
+    """What is left of a proof with two rows, of which the first has the job of clean pictures only."""
+    import tasks
+    from todo import Todo
+
+    jobs = [tasks.Job(row=row, label=label, seed=0) for row, label in (("a", "clean"), ("a", "ambient"), ("b", "all"))]
+    proof = small_proof(name=name, rows={"a": ["blur-1"], "b": ["blur-2"]}, jobs=jobs)
+    return Todo(proof=proof, jobs=jobs, options=options(work, proof=name, **changes))
 
 
 def test_a_job_is_trained_measured_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tasks
-    from docs_results import page
+    from docs_results import page, read_records
+    from todo import Todo
 
     monkeypatch.setattr(tasks, "AnnotateConfig", partial(AnnotateConfig, accept_indistinguishable=True))
-    random = np.random.default_rng(0)
-    pictures, held_out = (random.integers(0, 256, (num, 16, 16), dtype=np.uint8) for num in (60, 12))
-    jobs = [tasks.Job(row="blur-1", label=label, seed=0) for label in ("clean", "ambient", "unweighted")]
-    proof = tasks.Proof(
-        name="tiny",
-        pictures=pictures,
-        clean=np.arange(60) % 3 == 0,
-        held_out=held_out,
-        rows={"blur-1": ["blur-1"]},
-        jobs=jobs,
-        extractor="texture",
-        settings=[],
-    )
-    asked, quiet = options(tmp_path), Reporter(quiet=True)
-    (tmp_path / "results").mkdir()
+    asked, quiet, proof = options(tmp_path), Reporter(quiet=True), small_proof()
+    jobs = proof.jobs
     tasks.prepare(proof, "blur-1", asked, quiet)
+    assert (tmp_path / "annotated" / "fashion-blur-1-draws-1-steps-4").is_dir()
     judge = tasks.judge_of(proof, asked)
     assert judge.reference.moments.num == 60
     assert not tasks.work(proof, jobs[0], judge, asked, lambda: True, quiet)
-    assert not list((tmp_path / "results").glob("tiny-any*"))
+    assert not list((tmp_path / "results").glob("fashion-any*"))
     assert all(tasks.work(proof, job, judge, asked, lambda: False, quiet) for job in jobs)
-    read = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
-    assert set(read) == {
-        "tiny-any-clean-0",
-        "tiny-blur-1-ambient-0",
-        "tiny-blur-1-unweighted-0",
-        "tiny-blur-1-annotation",
-    }
-    ambient_run, other = read["tiny-blur-1-ambient-0"], read["tiny-blur-1-unweighted-0"]
+    read = {record["file"].removesuffix(".json"): record for record in read_records(tmp_path / "results")}
+    stems = [tasks.job_stem(proof, job, asked) for job in jobs]
+    assert set(read) == {*stems, "fashion-blur-1-draws-1-steps-4-annotation"}
+    ambient_run, other = (read[stem] for stem in stems[1:])
     assert ambient_run["config"] == other["config"]
     assert ambient_run["checkpoint"] != other["checkpoint"]
     assert set(ambient_run["known"]) == {"clean", "damaged", "damaged_unknown"}
@@ -196,79 +217,335 @@ def test_a_job_is_trained_measured_and_written_down(tmp_path: Path, monkeypatch:
     text = page(list(read.values()))
     assert "| blur-1 | unweighted |" in text
     assert "### " not in text.partition("## Annotation")[2]
-    assert "| tiny | blur-1 | 40 |" in text
-    with Image.open(tmp_path / "results" / "tiny-blur-1-ambient-0.png") as picture:
+    assert "results/fashion-blur-1-draws-1-steps-4-annotation.json) | 40 |" in text
+    with Image.open(tmp_path / "results" / f"{stems[1]}.png") as picture:
         assert picture.size == (8 * 16, 16)
+    assert Todo(proof=proof, jobs=jobs, options=asked).jobs_left() == []
+    other_settings = {"images": 128}, {"samples": 9}, {"draws": 2}, {"settings": [*asked.settings, "lr=2e-3"]}
+    for changes in other_settings:
+        left = Todo(proof=proof, jobs=jobs, options=options(tmp_path, **changes)).jobs_left()
+        assert left == (jobs[1:] if "draws" in changes else jobs), changes
+    larger = small_proof(name="fashion16")
+    assert Todo(proof=larger, jobs=jobs, options=asked).jobs_left() == jobs
+
+
+def test_other_settings_have_other_files(tmp_path: Path) -> None:
+    import tasks
+
+    proof = small_proof()
+    job, usual = proof.jobs[1], {"draws": tasks.DRAWS, "steps": tasks.STEPS, "settings": []}
+    assert tasks.job_stem(proof, job, options(tmp_path, **usual)) == "fashion-blur-1-ambient-0-64x8"
+    changes = [{"images": 65}, {"samples": 9}, {"pool_size": 30}, {"draws": 1}, {"steps": 1}, {"settings": ["lr=1"]}]
+    asked = [options(tmp_path, **{**usual, **change}) for change in [{}, *changes, {"settings": ["lr=2"]}]]
+    assert len({tasks.job_stem(proof, job, one) for one in asked}) == len(asked)
+    assert len({tasks.manifest_of(proof, "blur-1", one) for one in asked}) == 4  # what is trained on it is not in it
+
+
+def test_proofs_share_a_folder_and_its_rows_names(tmp_path: Path) -> None:
+    import prove
+
+    one, other = two_rows(tmp_path), two_rows(tmp_path, "fashion16")
+    one.set_ready("a")
+    assert one.ready("a") and not other.ready("a")
+    assert one.job_stem(one.jobs[0]) != other.job_stem(other.jobs[0])
+    with prove.claimed(prove.lock_of(one.options, "train-0")):
+        assert prove.running(one.options, "train-0") and not prove.running(other.options, "train-0")
+    assert prove.log_of(one.options, "train-0") != prove.log_of(other.options, "train-0")
+
+
+def fail() -> None:
+    raise ZeroDivisionError
 
 
 def test_a_task_is_done_once_and_one_that_fails_is_written_down(tmp_path: Path) -> None:
+    from todo import claimed, once
+
+    options(tmp_path)
+    done = []
+
+    def is_done() -> bool:
+        return bool(done)
+
+    with claimed(tmp_path / "claims" / "a.training"):
+        assert not once(tmp_path, "a.training", is_done, lambda: done.append("a"))
+    assert once(tmp_path, "a.training", is_done, fail)
+    failure = tmp_path / "failed" / "a.training.txt"
+    assert "ZeroDivisionError" in failure.read_text()
+    assert once(tmp_path, "a.training", is_done, lambda: done.append("a"))
+    assert not failure.exists()  # what it says is no longer so
+    assert not once(tmp_path, "a.training", is_done, lambda: done.append("a"))
+    assert done == ["a"]
+
+
+def test_any_ready_row_serves_clean_pictures(tmp_path: Path) -> None:
+    todo = two_rows(tmp_path)
+    clean, ambient, all_of_b = todo.jobs
+    assert todo.jobs_left() == todo.jobs
+    assert todo.with_ready_row(clean) is None
+    (tmp_path / "failed" / f"{todo.row_stem('a')}.preparing.txt").write_text("of no use")
+    assert todo.jobs_left() == [clean, all_of_b]
+    todo.set_ready("b")
+    assert todo.with_ready_row(clean).row == "b"
+    assert todo.with_ready_row(clean).name == clean.name
+    assert todo.with_ready_row(ambient) is None
+    todo.set_ready("a")  # it was tried again
+    assert todo.jobs_left() == todo.jobs
+    assert todo.with_ready_row(clean) == clean
+
+
+def test_clean_pictures_are_given_up_when_no_row_can_be_made(tmp_path: Path) -> None:
+    todo = two_rows(tmp_path)
+    for row in ("a", "b"):
+        (tmp_path / "failed" / f"{todo.row_stem(row)}.preparing.txt").write_text("of no use")
+    assert todo.jobs_left() == []
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """Roles and ends of the programs that would have been started."""
     import prove
 
-    for name in ("claims", "failed", "results", "logs"):
-        (tmp_path / name).mkdir()
-    asked, done = options(tmp_path), []
-    with prove.claimed(tmp_path / "claims" / "a.training"):
-        assert not prove.once(asked, "a.training", "../results/a.json", lambda: done.append("a"))
-    assert prove.once(asked, "a.training", "../results/a.json", lambda: (tmp_path / "results" / "a.json").touch())
-    assert not prove.once(asked, "a.training", "../results/a.json", lambda: done.append("a"))
+    found: list[tuple[str, float]] = []
+
+    def launch(asked: Any, role: str, end: float, *, on_gpu: bool) -> Any:
+        found.append((role, end))
+        return argparse.Namespace(poll=lambda: 0)
+
+    monkeypatch.setattr(prove, "launch", launch)
+    return found
+
+
+def test_a_call_starts_what_does_not_run(tmp_path: Path, launched: list[tuple[str, float]]) -> None:
+    import prove
+
+    asked, roles = options(tmp_path), ["train-0", "prepare-0"]
+    names = ("fashion-a.preparing.txt", "fashion-a-all-0-64x8.training.txt", "fashion16-a.preparing.txt")
+    for name in names:
+        (tmp_path / "failed" / name).write_text("of no use")
+    prove.start(asked, roles, on_gpu=False)
+    assert [role for role, _ in launched] == roles
+    assert [path.name for path in (tmp_path / "failed").iterdir()] == [names[2]]
+    end = launched[0][1]
+    assert end == pytest.approx(time.time() + 600, abs=60)
+    (tmp_path / "failed" / names[1]).write_text("of the program that runs")
+    with prove.claimed(prove.lock_of(asked, "train-0")):
+        prove.start(options(tmp_path, minutes=99.0), roles, on_gpu=False)
+        with prove.claimed(prove.lock_of(asked, "prepare-0")):
+            prove.start(asked, roles, on_gpu=False)
+    assert launched[2:] == [("prepare-0", end)]
+    assert (tmp_path / "failed" / names[1]).exists()
+
+
+def test_a_call_after_the_end_begins_anew(tmp_path: Path, launched: list[tuple[str, float]]) -> None:
+    import prove
+
+    asked = options(tmp_path)
+    (tmp_path / "claims" / "fashion.end").write_text(str(time.time() - 1))
+    prove.start(asked, ["train-0"], on_gpu=False)
+    prove.start(asked, ["train-0"], on_gpu=False)
+    assert launched[0][1] > time.time()
+    assert launched[0] == launched[1]
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Jobs that would have been done, in trainings that take no time."""
+    import prove
+    import tasks
+
+    found: list[str] = []
+    monkeypatch.setattr(tasks, "warm_up", lambda *_: None)
+    monkeypatch.setattr(tasks, "judge_of", lambda *_: None)
+    monkeypatch.setattr(tasks, "work", lambda proof, job, *_: found.append(f"{job.row} {job.label}"))
+    monkeypatch.setattr(prove, "_POLL_S", 0.01)
+    return found
+
+
+def test_no_training_starts_that_cannot_end(tmp_path: Path, done: list[str]) -> None:
+    import prove
+
+    todo, said = two_rows(tmp_path, end=time.time() + 90), []
+    for row in ("a", "b"):
+        todo.set_ready(row)
+    todo.note_seconds(100.0)
+    todo.note_seconds(10.0)
+    prove.train_jobs(todo, Reporter(quiet=True), said.append)
     assert done == []
-    assert prove.once(asked, "b.training", "../results/b.json", lambda: 1 / 0)
-    assert "ZeroDivisionError" in (tmp_path / "failed" / "b.training.txt").read_text()
+    assert said[-1] == "jobs left: 3; no time for one more, which takes 100 s"
+
+
+def test_jobs_are_done_in_order_and_those_of_a_failed_row_left(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prove
+    import tasks
+    from todo import Todo
+
+    def prepare(proof: Any, row: str, *_: Any) -> None:
+        if row == "a":
+            fail()
+
+    todo = two_rows(tmp_path, end=time.time() + 90)
+    monkeypatch.setattr(tasks, "prepare", prepare)
+    monkeypatch.setattr(Todo, "recorded", lambda self, job: any(job.label in name for name in done))
+    prove.prepare_rows(todo, Reporter(quiet=True), lambda _: None)
+    prove.train_jobs(todo, Reporter(quiet=True), lambda _: None)
+    assert done == ["b clean", "b all"]
+
+
+def test_a_call_ends_before_it_is_cut_off() -> None:
+    from prove import build_parser
+
+    assert build_parser().get_default("wait") <= 520
 
 
 def test_what_is_packed_is_unpacked_elsewhere(tmp_path: Path) -> None:
-    import prove
+    from packing import pack, unpack
 
     for name in ("results/a.json", "manifests/b.parquet", "logs/c.txt", "runs/d"):
         path = tmp_path / "work" / name
         path.parent.mkdir(parents=True)
         path.write_text(name)
-    prove.pack(tmp_path / "work", tmp_path / "out")
+    pack(tmp_path / "work", tmp_path / "out")
     (tmp_path / "again" / "results").mkdir(parents=True)
-    prove.unpack(tmp_path / "out", tmp_path / "again")
+    unpack(tmp_path / "out", tmp_path / "again")
     found = {str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*.*")}
     assert found == {"results/a.json", "manifests/b.parquet"}
 
 
-def run_record(row: str, label: str, seed: int, frechet: float) -> dict:
+def test_a_file_too_large_to_come_back_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import packing
+
+    monkeypatch.setattr(packing, "MOST", 10_000)
+    for name in ("results", "manifests", "inductor"):
+        (tmp_path / "work" / name).mkdir(parents=True)
+        size = 100 if name == "results" else 20_000
+        (tmp_path / "work" / name / "a").write_bytes(np.random.default_rng(0).bytes(size))
+    packing.pack(tmp_path / "work", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.tgz", "manifests.tgz"}
+    results, manifests, compiled = capsys.readouterr().out.splitlines()
+    assert "WARNING" not in results
+    assert "WARNING" in manifests and "TOO LARGE" in manifests
+    assert "LEFT OUT" in compiled
+
+
+def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) -> dict:
     def measured(value: float) -> dict[str, float]:
         return {"value": value, "error": 0.01, "low": value - 0.02, "high": value + 0.02}
 
     names = ("kernel", "precision", "recall", "density", "coverage", "memorised")
+    proof = changes.get("proof", "fashion")
     return {
-        "proof": "fashion",
+        "proof": proof,
         "row": row,
         "label": label,
         "arm": label,
         "seed": seed,
         "samples": 100,
         "config": {"num_images": 1000},
+        "pictures": 60,
         "measures": {"frechet": measured(frechet), **{name: measured(0.5) for name in names}},
-        "validation": {"sigma": [0.1, 1.0], "mean": [0.02 * frechet, 0.3], "error": [0.001, 0.01]},
+        "validation": {"sigma": [0.1, 0.3, 1.0], "mean": [0.02 * frechet, 0.1, 0.3], "error": [0.001, 0.01, 0.01]},
+        "curve": [{"images": 500, "frechet": measured(2 * frechet)}, {"images": 1000, "frechet": measured(frechet)}],
         "sigma_min_mean": 1.5,
         "images_per_s": 1000.0,
         "judged_s": 10.0,
         "date": "2026-01-01",
         "hardware": "a machine",
         "torch": "2",
-        "command": "python benchmarks/proof/fashion.py",
+        "command": f"python benchmarks/proof/prove.py {proof} --data DATA --work WORK --out OUT --images 1000",
+        "file": f"{proof}-{row}-{label}-{seed}.json",
+        **changes,
     }
+
+
+def small_records(**changes: Any) -> list[dict]:
+    records = [run_record("any", "clean", seed, 10.0 + seed, **changes) for seed in range(3)]
+    records += [run_record("blur-1.0", "ambient", seed, 5.0 + seed, **changes) for seed in range(3)]
+    return [*records, *(run_record("blur-0.6", label, 0, 4.0, **changes) for label in ("ambient", "plain", "fresh"))]
 
 
 def test_the_page_is_made_of_the_records() -> None:
     from docs_results import page
 
-    records = [run_record("any", "clean", seed, 10.0 + seed) for seed in range(3)]
-    records += [run_record("blur-1.0", "ambient", seed, 5.0 + seed) for seed in range(3)]
-    records += [run_record("blur-0.6", "ambient", 0, 4.0), run_record("blur-0.6", "plain", 0, 4.1)]
+    records = small_records()
     text = page(records)
-    assert "| blur-1.0 | 11 +- 1.7 (3) |  |  | 6 +- 1.7 (3) |" in text
-    assert "| blur-0.6 | 11 +- 1.7 (3) |  |  | 4 +- 0.02 (1) |" in text
+    assert "| blur-1.0 | 11.0 +- 1.7 (3) |  |  | 6.0 +- 1.7 (3) | 50.0 +- " in text
+    assert "| blur-0.6 | 11.0 +- 1.7 (3) |  |  | 4.000 +- 0.020 (1) |" in text
     assert "| blur-1.0 | clean only | -5 | -45.5 % |" in text
-    assert r"`lambda \|D - w_0\|^2" in text
+    assert text.count(r"`lambda \|D - w_0\|^2, z drawn") == 1  # not in each row
+    assert "| copies of clean pictures, %" in text
+    assert "| damage | label | 0.1 | 1 |" in text
     assert "| blur-1.0 | ambient | 0.500 | 1.000 |" in text
-    assert "[fashion-any-clean-2](../benchmarks/proof/results/fashion-any-clean-2.json)" in text
+    assert "[any clean 2](../benchmarks/proof/results/fashion-any-clean-2.json)" in text
     assert "## Annotation" not in text
-    assert text.count("## fashion, 1,000 training pictures, 100 samples") == 1
-    other = page([*records, {**run_record("blur-1.0", "all", 0, 1.0), "config": {"num_images": 2000}}])
-    assert "| 1 +- " not in other.partition("2,000 training")[0]
+    assert text.count("### 1,000 training pictures, 100 samples\n") == 1
+    other = page([*records, run_record("blur-1.0", "all", 0, 1.0, config={"num_images": 500})])
+    assert "| 1.000 +- " not in other.partition("### 500 training")[0]
+    changed = run_record("blur-1.0", "all", 0, 1.0, command=f"{records[0]['command']} --set lr=1")
+    assert "| 1.000 +- " in page([*records, changed]).partition("100 samples --set lr=1")[2]
+
+
+def test_the_page_says_of_what_copies_were_counted() -> None:
+    from docs_results import page
+
+    clean = page(small_records())
+    own = page(small_records(memorised_among={"pictures": 60}))
+    some = page(small_records(memorised_among={"pictures": 20}))
+    assert "| copies of clean pictures, %" in clean and "| copies of clean pictures, %" in some
+    assert "| copies of training pictures, %" in own and "copies of clean" not in own
+
+
+def test_every_length_has_its_own_plots(tmp_path: Path) -> None:
+    from docs_results import page
+    from results_plots import draw_all
+    from results_tables import ARMS
+
+    records = [*small_records(), *small_records(config={"num_images": 500}, samples=50)]
+    drawn = []
+
+    def draw(name: str, rows: Any) -> dict[str, str]:
+        drawn.append(draw_all(name, rows, ARMS, tmp_path, tmp_path / "plots"))
+        return drawn[-1]
+
+    text = page(records, draw)
+    assert not drawn[0].keys() & drawn[1].keys()
+    assert all(text.count(f"({name})") == 1 for names in drawn for name in names)
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {*drawn[0], *drawn[1]}
+
+
+def test_sections_are_introduced_in_order(tmp_path: Path) -> None:
+    from docs_results import page
+
+    names = ("photographs", "fashion16", "fashion")
+    text = page([record for name in names for record in small_records(proof=name, hardware="CPU")])
+    places = [text.index(f"\n## {name}\n") for name in ("fashion", "photographs", "fashion16")]
+    assert places == sorted(places)
+    assert "\n## fashion16\n\nFashion-MNIST at 16x16, for machines without a GPU: 20,000 pictures," in text
+    assert "\n## photographs\n\nPhotographs: 64x64 crops, 10 % clean" in text
+    assert "On CPU, PyTorch 2. Command:\n\n    python benchmarks/proof/prove.py fashion16" in text
+
+
+def test_the_spread_over_seeds_grows_with_the_value() -> None:
+    from results_tables import verdict_table
+
+    def seeds(*values: float, label: str) -> dict:
+        return {seed: run_record("a", label, seed, value) for seed, value in enumerate(values)}
+
+    large = {"all": seeds(97.0, 100.0, 103.0, label="all"), "ambient": seeds(50.0, 50.0, 50.0, label="ambient")}
+    small = {"all": seeds(9.0, label="all"), "ambient": seeds(7.0, label="ambient")}
+    assert "| small | all as equal | -2 | -22.2 % | 6.5 | 1 | better |" in verdict_table({"big": large, "small": small})
+    close = {"all": seeds(7.1, label="all"), "ambient": seeds(7.0, label="ambient")}
+    assert "| 1 | within noise |" in verdict_table({"big": large, "small": close})
+
+
+def test_numbers_have_the_digits_that_their_interval_gives() -> None:
+    from results_tables import plus_minus
+
+    found = [
+        plus_minus(*pair)
+        for pair in ((133.24, 24.6), (11.04, 1.7), (0.12345, 0.0123), (0.5, 0.0), (1e3, 333.0), (59.442, 0.082))
+    ]
+    assert found == ["133 +- 25", "11.0 +- 1.7", "0.123 +- 0.012", "0.5", "1000 +- 333", "59.44 +- 0.08"]

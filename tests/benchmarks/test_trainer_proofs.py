@@ -10,6 +10,7 @@ from pathlib import Path
 import ambient
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,9 @@ def test_a_proof_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Bench, "run", run)
     monkeypatch.setattr(Bench, "curve", lambda bench, name: np.array([2.0, 1.0]))
     out = tmp_path / "proofs.json"
-    stopped = {"rows": [], "runs": {"first": {"seconds": 3, "loss": [5.0, 4.0]}}, "seconds": 7, "finished": False}
+    same = {"hardware": "CPU", "torch": torch.__version__, "tiny": True}
+    first = {"first": {"seconds": 3, "loss": [5.0, 4.0]}}
+    stopped = {**same, "rows": [], "runs": first, "seconds": 7, "finished": False}
     out.write_text(json.dumps({"speed": stopped}))
     bench = Bench(work=tmp_path, size=TINY, device="cpu", arms=("one",))
     arguments = argparse.Namespace(device="cpu", budget=3.0, out=out, tiny=True)
@@ -70,8 +73,13 @@ def test_a_proof_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     found = json.loads(out.read_text())["speed"]
     assert (found["rows"], found["finished"], found["seconds"]) == ([{"what": "both", "end": 5.0}], True, 7)
     assert asked == ["second"]
+    asked.clear()
     assert trainer_proofs.prove("speed", bench, arguments)  # what is finished is begun anew
-    assert asked == ["second", "first", "second"]
+    assert asked == ["first", "second"]
+    asked.clear()
+    out.write_text(json.dumps({"speed": {**stopped, "tiny": False}}))
+    assert trainer_proofs.prove("speed", bench, arguments)  # and so is what was found with other settings
+    assert asked == ["first", "second"]
 
 
 def test_every_proof_says_how_long_it_takes() -> None:

@@ -19,8 +19,9 @@ from ambient.curate.annotate import annotate, plan
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
-from ambient.curate.fit import Fit, Sample
+from ambient.curate.fit import Fit
 from ambient.curate.networks import ScoreConfig
+from ambient.curate.noisy import Sample
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.scoring import score_target
@@ -142,7 +143,7 @@ def test_parts_of_other_options_are_not_used(
 ) -> None:
     stub()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(stages, "write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         run(small, resolution=8)
     assert all(row["status"] == "ok" for row in run(small, resolution=16).values())
     assert "starting again" in capsys.readouterr().err
@@ -158,7 +159,7 @@ def test_a_named_file_with_other_contents_is_another_run(
     file = score_target(small, small.parent / "file.parquet", ScoreConfig(), reporter=Reporter(quiet=True))
     table = pq.read_table(file)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(stages, "write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         run(small, **{option: file})
     pq.write_table(table.append_column("mine", pa.nulls(len(table), pa.float32())), file)
     run(small, **{option: file})
@@ -167,6 +168,67 @@ def test_a_named_file_with_other_contents_is_another_run(
     assert "nothing to do" in capsys.readouterr().err
     pq.write_table(table, file)
     assert "--overwrite" in refusal(small, **{option: file})
+
+
+def test_parts_of_another_kind_of_device_are_not_used() -> None:
+    """They are cut elsewhere, and their classifier may have been trained for less long."""
+    ids = [stages._work_id("0" * 32, torch.device(name), None) for name in ("cpu", "cuda:0", "cuda:1")]
+    assert ids[0] != ids[1] == ids[2]
+
+
+@pytest.mark.parametrize("moment", ["train", "measure"])
+def test_a_picture_that_changes_while_the_pool_is_annotated_is_named(
+    moment: str, small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its curve must not be that of other bytes than its id says."""
+    stub()
+    name = {"train": "trained", "measure": "measure"}[moment]
+    real = getattr(stages, name)
+
+    def meanwhile(*arguments: object) -> object:
+        shutil.copy(small / "soft" / "003.png", small / "soft" / "002.png")
+        return real(*arguments)
+
+    monkeypatch.setattr(stages, name, meanwhile)
+    found = run(small)
+    row = found["soft/002.png"]
+    assert (row["status"], row["reason"]) == ("unreadable", "it was changed while the pool was being annotated")
+    assert row["p_clean"] is row["sigma_min"] is None
+    assert found["soft/003.png"]["status"] == "ok"
+
+
+def test_one_threshold_for_all_needs_no_classifier(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trained", "measure"):
+        monkeypatch.setattr(stages, name, None)
+    found = run(small, sigma_min=2.0)
+    assert {row["sigma_min"] for row in found.values() if row["role"] == "pool"} == {2.0}
+    assert {row["method"] for row in found.values() if row["role"] == "pool"} == {"fixed"}
+    assert {row["sigma_min"] for row in found.values() if row["role"] == "clean"} == {0.0}
+    assert not (small.parent / "m.parquet.classifier").exists()
+    assert read_metadata(small.parent / "m.parquet").classifier is None
+    (small.parent / "m.parquet").unlink()
+    found = run(small, clean=None, sigma_min=0.5, where="source = 'soft'")
+    assert {(row["source"] == "soft", row["role"], row["sigma_min"]) for row in found.values()} == {
+        (True, "pool", 0.5),
+        (False, "clean", 0.0),
+    }
+    (small.parent / "m.parquet").unlink()
+    found = run(small, clean=None, sigma_min=0.5, clean_top=Top(share=0.25, by=("sharpness",)))
+    assert [row["sigma_min"] for row in found.values()].count(0.0) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma_min": -1.0}, "a number >= 0"),
+        ({"sigma_min": 1.0, "per": "source"}, "takes the place"),
+        ({"where": "true"}, "give that, too"),
+        ({"sigma_min": 1.0, "where": "true", "clean_where": "true"}, "says what is not clean"),
+    ],
+)
+def test_options_of_one_threshold_that_contradict_each_other(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        AnnotateConfig(**options)
 
 
 def test_two_halves_of_one_population_are_refused(tmp_path: Path) -> None:

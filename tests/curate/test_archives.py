@@ -162,6 +162,43 @@ def test_a_zip_member_that_is_larger_than_it_says_is_refused_with_little_memory(
     assert peak < 4 << 20
 
 
+def test_a_member_of_impossible_size_is_a_row_beside_the_others(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name in ("a.png", "huge.png", "z.png"):
+            archive.writestr(name, png(len(name)))
+        archive.getinfo("huge.png").file_size = 2**63
+    huge = tarfile.TarInfo("huge.png")
+    huge.size = 2**63
+    whole = write_tar(tmp_path / "t.tar", {"a.png": png()}).read_bytes()
+    (tmp_path / "t.tar").write_bytes(whole.rstrip(b"\0").ljust(1024, b"\0") + huge.tobuf())
+    rows = records_of(tmp_path)
+    reasons = {uri: row["reason"] for uri, row in rows.items()}
+    assert {uri for uri, reason in reasons.items() if reason is None} == {
+        "z.zip!/a.png",
+        "z.zip!/z.png",
+        "t.tar!/a.png",
+    }
+    assert "a size that no file can have" in reasons["z.zip!/huge.png"]
+    assert "a size that no file can have" in reasons["t.tar!/huge.png"]
+    with pytest.raises(KeyError):
+        read_member(str(tmp_path / "z.zip"), "huge.png")
+
+
+@pytest.mark.parametrize("outer", ["o.zip", "o.tar"])
+def test_archives_inside_archives_are_rows(tmp_path: Path, outer: str) -> None:
+    inner = write_zip(tmp_path / "inner.zip", {"a.png": png()}).read_bytes()
+    (tmp_path / "inner.zip").unlink()
+    names = ["d/i.zip", "i.tar", "i.TGZ", "i.tar.gz", "i.parquet"]
+    members = {"a.png": png(), "x.csv": b"1", "__MACOSX/i.zip": inner, **dict.fromkeys(names, inner)}
+    path = (write_zip if outer == "o.zip" else write_tar)(tmp_path / outer, members)
+    for root, prefix in ((tmp_path, f"{outer}!/"), (path, "")):
+        reasons = {uri.removeprefix(prefix): row["reason"] for uri, row in records_of(root).items()}
+        assert sorted(reasons) == sorted(["a.png", *names])
+        assert reasons.pop("a.png") is None
+        assert all("an archive inside an archive" in reason for reason in reasons.values())
+        assert find({"pool": str(root)}).others == {"csv": 1}
+
+
 def test_a_zip_member_with_wrong_bytes_is_a_row(tmp_path: Path) -> None:
     data = png()
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from ambient.curate.calibrate import _temperatures, calibrate, calibration_error
 from ambient.curate.classifier import ClassifierConfig, QualityClassifier
-from ambient.curate.fit import Fit, FitConfig, Sample, Split
+from ambient.curate.fit import Fit, FitConfig, Split
+from ambient.curate.noisy import Sample
 from ambient.schemas.space import Space
 from fields import Fields
 

@@ -230,6 +230,15 @@ def test_a_folder_with_something_else_is_left_alone(pool, tmp_path):
         corrupt(pool, tmp_path / "full" / "thesis.tex", corruptions=ALL)
 
 
+@pytest.mark.parametrize("note", [b"", b"{", b"\xff"])
+def test_a_note_that_is_damaged_is_one_line(pool, tmp_path, note):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "corruption.json").write_bytes(note)
+    with pytest.raises(UserError, match=r"corruption.json is damaged: delete .* or name another folder") as error:
+        corrupt(pool, tmp_path / "out", corruptions=ALL)
+    assert "\n" not in str(error.value)
+
+
 def test_pools_without_pictures(tmp_path):
     (tmp_path / "pool").mkdir()
     with pytest.raises(UserError, match="no usable picture"):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from ambient.curate.classifier import ClassifierConfig, QualityClassifier
 from ambient.curate.crossfit import CrossFitted, folds_of, load_classifier, save_classifier
-from ambient.curate.fit import FitConfig, Sample, Split, cross_fit, fit_members
+from ambient.curate.fit import FitConfig, Split, cross_fit, fit_members
 from ambient.curate.noise import names_of
+from ambient.curate.noisy import Sample
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
 from fields import Fields

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from ambient.curate import images, parallel
-from ambient.curate.images import Unusable, decode, fit, load, load_many, to_uint8, to_unit
+from ambient.curate.images import Unusable, decode, fit, load, load_many
+from ambient.curate.units import to_uint8, to_unit
 from ambient.schemas.space import Space
 from awkward import build, encoded, noise, picture, png
 from PIL import Image
@@ -148,6 +149,29 @@ def test_a_jpeg_that_takes_minutes_is_refused_unseen():
         decode(whole[:-2] + last * 300 + whole[-2:])
 
 
+def segment(body):
+    return b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def test_what_looks_like_scans_in_metadata_or_after_the_end_is_none():
+    """A motion photo is a JPEG with a film behind it, in which any two bytes occur."""
+    whole = encoded(Image.fromarray(picture()), "JPEG", progressive=True)
+    for data in (whole + b"\xff\xda\0" * 300, whole[:2] + segment(b"\xff\xda" * 300) + whole[2:]):
+        assert np.array_equal(decode(data).pixels, decode(whole).pixels)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+@pytest.mark.parametrize("before", [b"", b"\xff\xff", segment(b"\xff\xd9"), segment(b""), b"\xff\xd0", b"\0\xff\0\0"])
+def test_scans_are_counted_whatever_lies_between_them(before, blocks):
+    """What a decoder skips does not hide them: fill bytes, segments with an end mark inside, restarts, stray bytes."""
+    whole = encoded(Image.fromarray(noise(64, 64)), "JPEG", progressive=True, restart_marker_blocks=blocks)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    scans = sum(whole.count(b"\xff\xda" + bytes([0, length])) for length in (8, 12))
+    for more, refused in ((images.MAX_SCANS - scans, False), (images.MAX_SCANS - scans + 1, True)):
+        data = whole[:-2] + (before + last) * more + whole[-2:] + b"\xff\xda" * 300
+        assert images._has_too_many_scans(data) == refused
+
+
 def test_memory_errors_are_too_large(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(picture())))
 
@@ -190,7 +214,7 @@ def test_load_many_is_the_same_for_any_number_of_workers(tmp_path):
 def test_load_many_keeps_few_pictures_ahead_and_leaves_no_thread(monkeypatch):
     begun, lock = [], threading.Lock()
 
-    def slow(uri, space, roots):
+    def slow(uri, space, roots, content_id=None):
         with lock:
             begun.append(uri)
         time.sleep(0.005)
@@ -210,7 +234,7 @@ def test_load_many_keeps_few_pictures_ahead_and_leaves_no_thread(monkeypatch):
 def test_load_many_drops_what_is_waiting_when_closed(monkeypatch):
     begun = []
 
-    def slow(uri, space, roots):
+    def slow(uri, space, roots, content_id=None):
         begun.append(uri)
         time.sleep(0.02)
         return np.zeros(space.shape, np.uint8)

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate.manifest import Work, write_manifest, write_table
+from ambient.curate import manifest as manifest_module
+from ambient.curate.manifest import Work, is_finished, write_manifest, write_table
+from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
-from ambient.schemas.manifest import ROW_GROUP_SIZE, manifest_schema, read_metadata
+from ambient.schemas.manifest import METADATA_KEY, ROW_GROUP_SIZE, manifest_schema, read_metadata
 from manifests import METADATA, rows
 
 HOLD = """
@@ -41,6 +43,29 @@ def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path: Path, monkeyp
         write_manifest(tmp_path / "m.parquet", rows(3), manifest_schema([]), METADATA)
     assert (tmp_path / "m.parquet").read_text() == "the old one"
     assert listing(tmp_path) == ["m.parquet"]
+
+
+@pytest.mark.parametrize("sizes", [[23], [1] * 23, [0, 5, 0, 0, 11, 7, 0], [9, 14], [2, 20, 1]])
+def test_curves_come_in_parts_of_any_size(sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of 7; every fifth of 28 rows has no curve, and neither has the last row group."""
+    monkeypatch.setattr(manifest_module, "ROW_GROUP_SIZE", 7)
+    places = [row for row in range(28) if row % 5 != 2 or row == 27][:23]
+    table = rows(28).drop_columns(["p_clean", "draws"])
+    curves = pa.table(
+        {"row": places, "p_clean": [[row / 100, 0.5] for row in places], "draws": [[row, 8] for row in places]}
+    )
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    parts = [curves.slice(start, size) for start, size in zip(starts, sizes, strict=True)]
+    path = tmp_path / "m.parquet"
+    write_manifest(path, table, manifest_schema([]), METADATA, curves=iter(parts))
+    found = pq.read_table(path)
+    assert found["uri"].equals(table["uri"].cast(pa.string()))
+    assert pq.ParquetFile(path).num_row_groups == 4
+    expected = [[row, 8] if row in places else None for row in range(28)]
+    assert found["draws"].to_pylist() == expected
+    assert [curve and round(100 * curve[0]) for curve in found["p_clean"].to_pylist()] == [
+        row if row in places else None for row in range(28)
+    ]
 
 
 def test_manifest_round_trip_in_row_groups(tmp_path: Path) -> None:
@@ -89,10 +114,40 @@ def test_parts_go_at_success_and_stay_at_failure(tmp_path: Path) -> None:
 def test_parts_of_another_run_are_discarded(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Work(tmp_path / "m.parquet", "one") as work:
         write_table(work.part("records", 0), rows(2))
+        (work.folder / "folder").mkdir()
         raise KeyboardInterrupt
     with Work(tmp_path / "m.parquet", "two") as other:
         assert other.discarded
         assert listing(other.folder) == ["lock", "run.json"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "m.parquet.parts"
+    (folder / "chapters").mkdir(parents=True)
+    (folder / "thesis.tex").write_text("all of it")
+    with pytest.raises(UserError, match="is not ambient's: choose another -o"), Work(tmp_path / "m.parquet", "run"):
+        pass
+    assert listing(folder) == ["chapters", "thesis.tex"]
+    write_manifest(tmp_path / "m.parquet", rows(1), manifest_schema([]), METADATA)
+    reporter = Reporter(quiet=True)
+    assert is_finished(tmp_path / "m.parquet", METADATA.run, METADATA_KEY, overwrite=False, reporter=reporter)
+    assert listing(folder) == ["chapters", "thesis.tex"]
+
+
+def test_a_kill_while_the_parts_are_removed_leaves_a_folder_that_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(folder: Path) -> None:
+        assert listing(folder) == ["lock"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest_module.shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt), Work(tmp_path / "m.parquet", "run") as work:
+            write_table(work.part("curves", 0), rows(2))
+    with Work(tmp_path / "m.parquet", "other"):
+        pass
+    assert listing(tmp_path) == []
 
 
 def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:

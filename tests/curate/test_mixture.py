@@ -6,7 +6,8 @@ import torch
 from ambient.curate.classifier import ClassifierConfig
 from ambient.curate.curves import p_clean, search
 from ambient.curate.damage import find_damage
-from ambient.curate.fit import FitConfig, Sample, Split, fit_members
+from ambient.curate.fit import FitConfig, Split, fit_members
+from ambient.curate.noisy import Sample
 from ambient.curate.threshold import crossing, isotonic, sigma_grid
 from ambient.schemas.space import Space
 from fields import Fields

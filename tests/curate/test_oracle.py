@@ -5,8 +5,9 @@ import pytest
 import torch
 from ambient.curate.classifier import ClassifierConfig, QualityClassifier
 from ambient.curate.curves import p_clean, search
-from ambient.curate.fit import FitConfig, Sample, Split, balanced_accuracy, fit_members
+from ambient.curate.fit import FitConfig, Split, balanced_accuracy, fit_members
 from ambient.curate.noise import names_of
+from ambient.curate.noisy import Sample
 from ambient.curate.threshold import crossing, decide, draw_noise, isotonic, sigma_grid
 from ambient.schemas.space import Space
 from fields import Fields

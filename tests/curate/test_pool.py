@@ -122,6 +122,19 @@ def test_two_roots(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_list_with_or_without_a_byte_order_mark(tmp_path, mark):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(picture())))
+    (tmp_path / "list.txt").write_bytes(mark + b"a.png\r\nb.png\n")
+    assert {uri: row["status"] for uri, row in records_of(tmp_path / "list.txt").items()} == {
+        "a.png": "ok",
+        "b.png": "ok",
+    }
+    (tmp_path / "list.txt").write_bytes(mark)
+    assert records_of(tmp_path / "list.txt") == {}
+
+
 @pytest.mark.parametrize("name", ["missing", "file.png", "broken.zip"])
 def test_a_root_that_is_no_folder(tmp_path, name):
     if name != "missing":

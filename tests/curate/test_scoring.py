@@ -179,7 +179,8 @@ def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
     before = (pool.parent / "s.parquet").stat().st_mtime_ns
     left = pool.parent / "s.parquet.parts"  # as by a run that was killed when its table was complete
     left.mkdir()
-    (left / "scores-000000.parquet").touch()
+    for name in ("lock", "scores-000000.parquet"):
+        (left / name).touch()
     run(pool, "musiq")
     assert (pool.parent / "s.parquet").stat().st_mtime_ns == before
     assert not left.exists()

@@ -6,8 +6,9 @@ import torch
 from ambient.curate.classifier import ClassifierConfig
 from ambient.curate.crossfit import folds_of
 from ambient.curate.curves import p_clean, search
-from ambient.curate.fit import Fit, FitConfig, Sample, cross_fit
+from ambient.curate.fit import Fit, FitConfig, cross_fit
 from ambient.curate.noise import names_of
+from ambient.curate.noisy import Sample
 from ambient.curate.spread import fold_spread, log_odds_spread
 from ambient.curate.threshold import crossing, decide, draw_noise, isotonic, moved, sigma_grid
 from ambient.schemas.space import Space

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ambient.curate.query import locked, run
 from ambient.curate.tables import MAX_ROWS, for_people, print_table, to_csv, to_json_lines, write_result
 from ambient.schemas.errors import UserError
 from rich.console import Console
@@ -83,6 +84,36 @@ def test_json_of_maps_dates_and_bytes() -> None:
     assert row["map"] == [["k", None], ["j", 1.0]]
     assert row["day"] == "2025-03-01"
     strict("[" + next(csv.reader(io.StringIO(to_csv(table).split("\n", 1)[1])))[0] + "]")
+
+
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("DATE '20000-01-01'", "20000-01-01"),
+        ("DATE '-infinity'", "-infinity"),
+        ("DATE '0044-03-15 (BC)'", "0044-03-15 (BC)"),
+        ("TIMESTAMP 'infinity'", "infinity"),
+        ("TIMESTAMPTZ 'infinity'", "infinity"),
+        ("TIMESTAMP_S 'infinity'", "infinity"),
+        ("TIMESTAMP_MS '20000-01-01'", "20000-01-01 00:00:00"),
+        ("[DATE 'infinity']", "[infinity]"),
+        ("MAP {1: DATE '20000-01-01'}", "{1=20000-01-01}"),
+    ],
+)
+def test_times_that_python_has_not_are_text(sql: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked() as connection:
+        table = run(connection, f'SELECT 1 AS n, {sql} AS "X", {sql} AS x UNION ALL SELECT 2, NULL, NULL ORDER BY n')
+    found = [strict(line) for line in to_json_lines(table).splitlines()]
+    assert found == [{"n": 1, "X": text, "x": text}, {"n": 2, "X": None, "x": None}]
+    assert to_csv(table) == f"n,X,x\n1,{text},{text}\n2,,\n"
+    assert printed(table, capsys)[0][1].split() == ["1", *text.split(), *text.split()]
+
+
+def test_other_times_keep_their_form() -> None:
+    with locked() as connection:
+        table = run(connection, "SELECT DATE '9999-12-31' AS a, TIMESTAMP '2025-03-01 10:00:00.5' AS b, [a] AS c")
+    (line,) = to_json_lines(table).splitlines()
+    assert strict(line) == {"a": "9999-12-31", "b": "2025-03-01 10:00:00.500000", "c": ["9999-12-31"]}
 
 
 def test_csv_round_trip() -> None:
@@ -169,6 +200,16 @@ def test_results_as_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no result"):
         write_result(pa.table({}), tmp_path / "t.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.CSV", "t.parquet"]
+
+
+@pytest.mark.parametrize("sql", ["INTERVAL 1 MONTH", "[INTERVAL 1 MONTH]", "TIMESTAMP_S 'infinity'"])
+def test_what_parquet_cannot_hold_is_one_line_and_no_file(tmp_path: Path, sql: str) -> None:
+    with locked() as connection:
+        table = run(connection, f"SELECT 1 AS good, {sql} AS odd")
+    with pytest.raises(UserError, match=r"cannot hold the column 'odd' .*: cast it, as in x::VARCHAR") as error:
+        write_result(table, tmp_path / "o.parquet")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def lines_at(table: pa.Table, width: int) -> list[str]:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from ambient.curate import threshold
 from ambient.curate.threshold import (
     crossing,
     decide,
@@ -11,6 +12,7 @@ from ambient.curate.threshold import (
     draw_noise,
     isotonic,
     isotonic_crossing,
+    pooled_noise,
     sigma_grid,
 )
 from scipy.optimize import brentq, isotonic_regression
@@ -194,3 +196,22 @@ def test_per_source_is_the_crossing_of_the_mean_curve() -> None:
         assert lo > 0.5 * sigma_min
     only_a = [s == "a" for s in sources]
     assert decide_per_group(curves[only_a], ["a"] * sum(only_a), GRID, 0.05)["a"] == found["a"]
+
+
+def test_a_pool_in_parts_has_the_noise_of_the_whole() -> None:
+    random = np.random.default_rng(6)
+    mean, variance = random.uniform(0.1, 0.5, (50, 48)), random.uniform(0, 0.1, (50, 48))
+    variance[random.random((50, 48)) < 0.2] = np.nan
+    count = random.integers(2, 12, (50, 48)).astype(float)
+    parts = [(mean[at], variance[at], count[at]) for at in (slice(0, 7), slice(7, 7), slice(7, 50))]
+    np.testing.assert_allclose(pooled_noise(parts), draw_noise(mean, variance, count), rtol=1e-12)
+
+
+def test_means_of_a_bootstrap_are_those_of_the_pictures_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threshold, "_CHUNK", 7)
+    random = np.random.default_rng(7)
+    curves, rows = random.random((40, 48)).astype(np.float32), np.arange(3, 33)
+    picks = random.integers(30, size=(5, 30))
+    counts = np.stack([np.bincount(pick, minlength=30) for pick in picks]).astype(np.uint16)
+    expected = [curves[rows][pick].astype(np.float64).mean(axis=0) for pick in picks]
+    np.testing.assert_allclose(threshold._weighted_means(curves, rows, counts), expected, rtol=1e-12)

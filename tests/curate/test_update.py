@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate import learn, reading
+from ambient.curate import images, learn, reading
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
+from ambient.curate.decide import Rule
+from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
+from ambient.curate.rethreshold import rethreshold
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
@@ -68,7 +71,7 @@ def test_only_what_is_new_or_changed_is_annotated(
     assert (after["soft/torn.png"]["status"], after["soft/torn.png"]["sigma_min"]) == ("unreadable", None)
     messages = capsys.readouterr().err
     assert "2 pictures have vanished and leave the manifest: blurred/007.png, soft/001.png" in messages
-    assert "2 new and 1 changed pictures; the other 25 stay" in messages
+    assert "2 new and 1 changed or unreadable pictures; the other 25 stay" in messages
     now = read_metadata(pool.parent / "m.parquet")
     assert (now.classifier, now.space, now.command) == (metadata.classifier, metadata.space, metadata.command)
     assert now.fingerprint != metadata.fingerprint
@@ -126,6 +129,62 @@ def test_duplicates_across_an_update(pool: Path) -> None:
     gone = after["soft/003.png"]
     assert (gone["status"], gone["reason"]) == ("duplicate", "same content as clean/late.png")
     assert gone["sigma_min"] is gone["p_clean"] is gone["method"] is gone["sigma_max"] is None
+
+
+def test_a_predicate_sees_the_whole_pool(pool: Path) -> None:
+    """Of the new pictures alone, each would be among the sharpest third."""
+    sharpest = "sharpness >= (SELECT quantile_disc(sharpness, 0.6) FROM records WHERE status = 'ok')"
+    options = {"clean": None, "clean_where": sharpest}
+    before = run(pool, **options)
+    assert before["soft/000.png"]["role"] == "pool"
+    add(pool, "soft/new.png")
+    after = run(pool, update=True, **options)
+    assert (after["soft/new.png"]["role"], after["soft/new.png"]["method"]) == ("pool", "classifier")
+
+
+def test_a_clean_picture_that_was_renamed_stays_clean(pool: Path) -> None:
+    options = {"clean": None, "clean_top": Top(share=0.4, by=("sharpness",))}
+    before = run(pool, **options)
+    uri = next(uri for uri, row in before.items() if row["role"] == "clean")
+    (pool / uri).rename(pool / "renamed.png")
+    add(pool, "soft/new.png")
+    after = run(pool, update=True, **options)
+    assert (after["renamed.png"]["role"], after["renamed.png"]["method"]) == ("clean", "clean")
+    assert after["soft/new.png"]["role"] == "pool"
+
+
+def test_what_could_not_be_read_is_tried_again(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its bytes, which tell what has changed, are the same."""
+    with monkeypatch.context() as patch:
+        real = images.load
+        patch.setattr(images, "load", lambda uri, *rest: real(uri if uri != "soft/001.png" else "gone.png", *rest))
+        before = run(pool)
+    assert before["soft/001.png"]["status"] == "unreadable"
+    after = run(pool, update=True)
+    assert (after["soft/001.png"]["status"], after["soft/001.png"]["method"]) == ("ok", "classifier")
+    assert all(after[uri] == row for uri, row in before.items() if uri != "soft/001.png")
+
+
+def test_thresholds_that_were_decided_again_are_not_mixed_with_others(pool: Path) -> None:
+    run(pool)
+    manifest = pool.parent / "m.parquet"
+    rethreshold(manifest, manifest, Rule(sql="7.5"), overwrite=True, reporter=Reporter(quiet=True))
+    add(pool, "soft/new.png")
+    with pytest.raises(UserError, match=r"were decided again \(ambient threshold .*7\.5\)"):
+        run(pool, update=True)
+
+
+def test_one_threshold_without_a_classifier_grows_too(pool: Path) -> None:
+    fixed = {"clean": None, "sigma_min": 1.5, "where": "source = 'soft'", "steps": None}
+    before = run(pool, **fixed)
+    add(pool, "soft/new.png")
+    add(pool, "blurred/new.png", 1)
+    after = run(pool, update=True, **fixed)
+    assert all(after[uri] == row for uri, row in before.items())
+    assert {uri: (after[uri]["role"], after[uri]["sigma_min"]) for uri in after.keys() - before.keys()} == {
+        "soft/new.png": ("pool", 1.5),
+        "blurred/new.png": ("clean", 0.0),
+    }
 
 
 def test_a_new_source_is_warned_of_and_a_known_one_keeps_its_threshold(

@@ -37,9 +37,49 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
-    for num_images in (1, 2, 10, 3):
+    for num_images in (1, 2, 3, 10):
         write(tmp_path, sample(num_images), keep=2)
     assert [f.name for f in checkpoint.folders(tmp_path)] == ["000000000003", "000000000010"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_was_passed_over_does_not_take_the_place_of_what_is_written(tmp_path: Path, keep: int) -> None:
+    for num_images in (100, 200):
+        write(tmp_path, sample(num_images), keep=2)
+    cut_short(tmp_path / "checkpoints" / "000000000200" / "state.json")
+    written = write(tmp_path, sample(150), keep=keep)
+    assert checkpoint.folders(tmp_path)[-1] == written
+    assert len(checkpoint.folders(tmp_path)) == keep
+    found = newest_quietly(tmp_path)
+    assert found is not None
+    assert found[1].num_images == 150
+
+
+def test_one_removed_while_it_is_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the run itself, which has just written a newer one."""
+    write(tmp_path, sample(100), keep=1)
+    read_part, pruned = checkpoint._read_part, []
+
+    def slow(path: Path, checksum: str) -> checkpoint.Tensors:
+        if not pruned:
+            pruned.append(write(tmp_path, sample(200), keep=1))
+        return read_part(path, checksum)
+
+    monkeypatch.setattr(checkpoint, "_read_part", slow)
+    found = newest_quietly(tmp_path)
+    assert found is not None
+    assert found[1].num_images == 200
+
+
+def test_a_run_that_is_another_is_told_so_before_its_parts_are_missed(tmp_path: Path) -> None:
+    write(tmp_path, sample(1), keep=2)
+
+    def check(about: dict[str, Any]) -> None:
+        assert about == sample(1).about
+        raise UserError("another run")
+
+    with pytest.raises(UserError, match="another run"):
+        newest(tmp_path, parts=("weights", "ema7"), warn=pytest.fail, check=check)
 
 
 def flip_a_byte(path: Path) -> None:

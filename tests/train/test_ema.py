@@ -70,3 +70,13 @@ def test_what_was_stored_is_rebuilt_and_an_earlier_moment_too(tmp_path: Path) ->
         ema.reconstruct(tmp_path, 0.5)
     with pytest.raises(UserError, match="no averages stored"):
         ema.reconstruct(tmp_path / "none", 0.05)
+    (tmp_path / "ema" / "000000000020-0.1.safetensors").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"000000000020-0.1.safetensors is damaged"):
+        ema.reconstruct(tmp_path, 0.05)
+
+
+def test_lengths_that_are_nearly_the_same_are_kept_apart(tmp_path: Path) -> None:
+    for std in (0.0501, 0.0504, 0.0004):
+        ema.store(tmp_path, 10, std, {"w": torch.tensor([std])})
+    for std in (0.0501, 0.0504, 0.0004):
+        torch.testing.assert_close(ema.reconstruct(tmp_path, std)["w"], torch.tensor([std]), rtol=2e-3, atol=0)

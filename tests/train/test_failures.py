@@ -57,7 +57,7 @@ def assert_same(a: checkpoint.Checkpoint, b: checkpoint.Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["config.json", "metrics.jsonl", "samples/", "optimizer.saf", "state.json", "0.050.saf", "0.100.saf"]
+    "where", ["config.json", "metrics.jsonl", "samples/", "optimizer.saf", "state.json", "-0.05.saf", "-0.1.saf"]
 )
 def test_a_full_disk(
     where: str, manifest: Path, undisturbed: checkpoint.Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ambient.curate.images import to_uint8
+from ambient.curate.units import to_uint8
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
 from ambient.train import checkpoint, ema
@@ -61,6 +62,8 @@ def test_the_plan_counts_what_is_not_drawn_yet(run: Path, classes: Path, seven: 
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="trained without classes"):
         plan(run, tmp_path / "new", range(5), guided)
+    with pytest.raises(UserError, match="drawn with steps = 4, not 5"):
+        plan(run, seven, range(10), replace(QUICK, steps=5))
 
 
 def loaded(run: Path) -> Trained:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ambient.curate.images import to_unit
+from ambient.curate.units import to_unit
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from ambient.schemas.usable import usable

@@ -161,6 +161,11 @@ def test_another_configuration_or_manifest_is_refused(manifest: Path, undisturbe
     wider = replace(CONFIG, network=replace(CONFIG.network, channels=16))
     with pytest.raises(UserError, match=r"network.channels = 8, not 16"):
         train(manifest, undisturbed, wider, device="cpu")
+    with pytest.raises(UserError, match=r"ema_stds = \[0.05, 0.1\], not \[0.05, 0.1, 0.15\]"):  # it is not damaged
+        train(manifest, undisturbed, replace(CONFIG, ema_stds=(0.05, 0.1, 0.15)), device="cpu")
+    with pytest.raises(UserError, match=r"was trained with lr = 0.001, not 0.5"):
+        describe(manifest, replace(CONFIG, lr=0.5), out=undisturbed)
+    assert describe(manifest, CONFIG, out=undisturbed)["done"] == 240
     with pytest.raises(UserError, match="another manifest"):
         train(write_pool(tmp_path, sigma_min=[0.0] * 12), undisturbed, CONFIG, device="cpu")
 
@@ -225,6 +230,15 @@ def test_unknown_device(manifest: Path, tmp_path: Path) -> None:
     for device in ("gpu", "meta"):
         with pytest.raises(UserError, match="use auto, cpu, cuda"):
             train(manifest, tmp_path / "run", CONFIG, device=device)
+
+
+def test_what_a_killed_run_left_half_written_is_removed(manifest: Path, tmp_path: Path) -> None:
+    steps = iter(range(100))
+    train(manifest, tmp_path / "run", CONFIG, device="cpu", stop=lambda: next(steps) == 4)
+    (tmp_path / "run" / "checkpoints" / "000000000999.partial").mkdir()
+    (tmp_path / "run" / "ema" / "000000000999-0.05.safetensors.partial").touch()
+    train(manifest, tmp_path / "run", CONFIG, device="cpu")
+    assert not list((tmp_path / "run").rglob("*.partial"))
 
 
 def test_describe_counts_what_training_would_see(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Reading the manifest's rows and their pictures, and what is refused."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -107,8 +108,54 @@ def test_auto_takes_the_first_place_with_room(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(pictures, "host_memory", lambda: 1000)
     open_pictures(rows, CPU)
     assert len(list((tmp_path / "cache" / "ambient").glob("*.u8"))) == 1
-    monkeypatch.setattr(pictures, "_free_disk", lambda: 900)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=900))
+    told: list[str] = []
+    open_pictures(rows, CPU, say=told.append)
+    assert "in the cache" in told[0]  # which is there already and takes no more room
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     assert isinstance(open_pictures(rows, CPU), Streamed)
+
+
+@pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"), RuntimeError("no home directory")])
+def test_without_a_home_folder_pictures_live_elsewhere(
+    problem: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> Path:
+        raise problem
+
+    monkeypatch.setattr(pictures, "cache_folder", none)
+    rows = read_rows(write_pool(tmp_path))
+    assert isinstance(open_pictures(rows, CPU), Stored)
+    monkeypatch.setattr(pictures, "host_memory", lambda: 1000)
+    assert isinstance(open_pictures(rows, CPU), Streamed)
+    with pytest.raises(UserError, match="are free for them with pictures=cache"):
+        open_pictures(rows, CPU, place="cache")
+
+
+def test_a_cache_cut_short_is_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = read_rows(write_pool(tmp_path))
+    every = torch.arange(len(rows))
+    whole = open_pictures(rows, CPU, place="cache").gather(every).clone()
+    (path,) = (tmp_path / "cache" / "ambient").glob("*.u8")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert torch.equal(open_pictures(rows, CPU, place="cache").gather(every), whole)
+    assert not whole.eq(0).all()
+
+
+def test_what_a_killed_run_left_of_a_cache_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = read_rows(write_pool(tmp_path))
+    open_pictures(rows, CPU, place="cache")
+    (path,) = (tmp_path / "cache" / "ambient").glob("*.u8")
+    path.unlink()
+    old, new = (path.with_name(f"{path.name}.{pid}.partial") for pid in (1, 2))
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    open_pictures(rows, CPU, place="cache")
+    assert (path.exists(), old.exists(), new.exists()) == (True, False, True)
 
 
 def test_no_ok_row_is_refused(tmp_path: Path) -> None:

@@ -190,6 +190,9 @@ def test_levels_that_no_picture_covers_are_refused() -> None:
     thresholds = torch.tensor([1.0, 2.0]), torch.tensor([0.3, 0.2])
     with pytest.raises(UserError, match=r"between sigma 0\.3162 and 1, .*leave those levels out"):
         LevelSampler(*thresholds, levels=torch.tensor([0.1, 10**-0.5, 0.9, 1.0, 1.2]))
+    many = torch.cat([torch.full((20_000,), 1.5), torch.tensor([0.9])])  # one level in so many is one too many
+    with pytest.raises(UserError, match=r"no picture is usable between sigma 0\.9 and 0\.9"):
+        LevelSampler(*thresholds, levels=many)
     rows, sigma = LevelSampler(*thresholds, levels=torch.tensor([0.25, 1.5])).draw(torch.arange(100))
     assert set(zip(rows.tolist(), sigma.tolist(), strict=True)) == {(0, 0.25), (0, 1.5)}
 

@@ -69,15 +69,23 @@ def split(manifest: Path, share: float) -> tuple[pa.Table, Mask]:
     return table, clean & held_out(table["id"].to_pylist(), share)
 
 
+def used_by(table: pa.Table, out_of_training: Mask, arm: Arm) -> Mask:
+    """(N,) which rows of a manifest's table an arm trains on. out_of_training: (N,) rows that no arm trains on.
+
+    Raises UserError where the arm's predicate is no SQL, or nothing is left.
+    """
+    used = is_(table, "status", "ok") & ~out_of_training & _picked(table, arm)
+    if not used.any():
+        raise UserError(f"arm {arm.name}: no usable picture is left to train on ({arm.meaning})")
+    return used
+
+
 def write_arm(manifest: Path, table: pa.Table, out_of_training: Mask, arm: Arm, path: Path) -> None:
     """Write the manifest of an arm: other rows are excluded, each with its reason, and thresholds changed.
 
-    table: of the manifest. out_of_training: (N,) rows that no arm trains on. Raises UserError where nothing is left.
+    table: of the manifest. out_of_training: as in ``used_by``, which says what is raised.
     """
-    ok = is_(table, "status", "ok")
-    used = ok & ~out_of_training & _picked(table, arm)
-    if not used.any():
-        raise UserError(f"arm {arm.name}: no usable picture is left to train on ({arm.meaning})")
+    ok, used = is_(table, "status", "ok"), used_by(table, out_of_training, arm)
     reason = np.where(out_of_training, "held out", f"not in arm {arm.name}")
     excluded = pa.array(ok & ~used)
     table = replaced(table, "status", pc.if_else(excluded, "excluded", table["status"].cast(pa.string())))

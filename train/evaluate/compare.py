@@ -14,25 +14,26 @@ import torch
 from torch import Tensor
 
 from ... import __version__
+from ...curate.columns import is_
 from ...curate.device import choose_device
 from ...curate.noise import names_of
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots
 from ...schemas.errors import UserError
-from ...schemas.space import Space
 from ...schemas.usable import beta_of, usable
 from ..config import TrainConfig, first_difference
 from ..loop import train
 from ..rows import read_rows
 from ..run import spoken
 from ..samples import load_pngs, save_grid
-from .arms import ALL, AMBIENT, CLEAN, Arm, fixed, held_out, split, write_arm
-from .evaluate import FEWEST, MOST_TRAINED_ON, EvalConfig, extractor_for, warn_of_few, write_json
+from .arms import ALL, AMBIENT, CLEAN, Arm, Mask, fixed, held_out, split, used_by, write_arm
+from .evaluate import FEWEST, EvalConfig, check_reference, extractor_for, trained_pictures, warn_of_few, write_json
 from .judge import MOMENTS, Judge, judge_run
 from .plots import draw_plots
 from .quality import MOST_SCORED
 from .reference import reference_of
-from .sources import Source, open_source, read, space_of_copies
+from .sources import ALL as ALL_ROWS
+from .sources import Source, check_roots, count, open_source, read, roots_in
 from .validation import LEVELS
 from .verdict import RULE, Mean, Result, by_arm, mean_of, verdicts
 
@@ -49,8 +50,8 @@ class CompareConfig:
 
     train: the same for every arm but for the seed; its snapshots are moved to MOMENTS of the training. seeds: 0 ... so
     many less one. fixed: one sigma_min for an arm of its own, or None. more: other arms. features, weights: as
-    ``EvalConfig``. reference: real pictures, None for the clean ones that are held out. holdout: which share of the
-    clean pictures no arm is trained on. num: samples of each run.
+    ``EvalConfig``. reference: real pictures, None for the clean ones that are held out; where: which rows of it.
+    holdout: which share of the clean pictures no arm is trained on. num: samples of each run.
     """
 
     train: TrainConfig
@@ -69,6 +70,8 @@ class CompareConfig:
             raise UserError(f"--seeds must be at least 1 and --num at least {FEWEST}, not {self.seeds} and {self.num}")
         if not 0 < self.holdout < 1:
             raise UserError(f"--holdout must lie between 0 and 1, not {self.holdout}")
+        if self.where is not None and self.reference is None:
+            raise UserError("--where picks rows of a --reference: name one, or leave it out")
         names = [arm.name for arm in self.arms]
         if double := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"two arms are named {double[0]}: name each differently")
@@ -100,33 +103,34 @@ def compare(
     The same call continues: what has a file in out/results is not done again, what was being trained goes on. More
     seeds and arms may be asked for later. Writes into ``out``: compare.json, arms/, runs/, results/, samples/,
     summary.json and plots. stop: asked before each training step; True ends it, with what is finished so far.
-    Returns the results. Raises UserError for what the user can put right.
+    roots: where those of the manifest and of a reference lie now. Returns the results. Raises UserError for what the
+    user can put right: what is wrong with an arm or the reference is said before anything is trained.
     """
     reporter = reporter or Reporter()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("ambient compare trains one run after the other in one process: start it without torchrun")
-    table, out_of_training = split(manifest, config.holdout)
+    table, out_of_training = _used(manifest, config, roots)
     judge = build_judge(manifest, config, device=device, roots=roots, workers=workers, reporter=reporter)
     _claim(out, _setup(manifest, judge, config))
     jobs = [(arm, seed) for seed in range(config.seeds) for arm in config.arms]
+    done = {(arm.name, seed): _recorded(out, arm, seed) for arm, seed in jobs}
+    for arm in {arm.name: arm for arm, seed in jobs if done[arm.name, seed] is None}.values():
+        write_arm(manifest, table, out_of_training, arm, _manifest_of(out, arm))  # it may have been another arm before
+    own = roots_in(manifest, roots)
     results: list[Result] = []
-    written: set[str] = set()
     for number, (arm, seed) in enumerate(jobs):
-        result = _recorded(out, arm, seed)
+        result = done[arm.name, seed]
         if result is None:
             reporter.say(f"{number + 1} of {len(jobs)}: arm {arm.name}, seed {seed}: {arm.meaning}")
-            path = out / "arms" / f"{arm.name}.parquet"
-            if arm.name not in written:  # also where it exists: the arm may have been defined otherwise before
-                write_arm(manifest, table, out_of_training, arm, path)
-                written.add(arm.name)
-            run, begin = out / "runs" / f"{arm.name}-{seed}", time.monotonic()
+            path, run, begin = _manifest_of(out, arm), out / "runs" / f"{arm.name}-{seed}", time.monotonic()
             trained = config.train_of(seed)
             report = spoken(reporter)
-            train(path, run, trained, device=device, roots=roots, workers=workers, stop=stop, report=report)
+            train(path, run, trained, device=device, roots=own, workers=workers, stop=stop, report=report)
             if stop():
                 return results
-            result = record(run, path, arm, seed, judge, workers=workers, reporter=reporter)
-            _write(out, {**result, "train_s": round(time.monotonic() - begin - result["judged_s"], 1)})
+            train_s = round(time.monotonic() - begin, 1)
+            result = record(run, path, arm, seed, judge, roots=own, workers=workers, reporter=reporter)
+            _write(out, {**result, "train_s": train_s})
             result = _recorded(out, arm, seed)
             assert result is not None
         results.append(result)
@@ -135,9 +139,20 @@ def compare(
 
 
 def record(
-    run: Path, manifest: Path, arm: Arm, seed: int, judge: Judge, *, workers: int, reporter: Reporter
+    run: Path,
+    manifest: Path,
+    arm: Arm,
+    seed: int,
+    judge: Judge,
+    *,
+    roots: Roots | None = None,
+    workers: int,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """What is written down of a finished run. manifest: of its arm."""
+    """What is written down of a finished run. manifest: of its arm; roots: where those lie now."""
+    own = open_source(manifest, where=ALL_ROWS, roots=roots, workers=workers, reporter=reporter)
+    assert own.space is not None
+    taught = trained_pictures(own, own.space, seed=judge.seed, workers=workers, reporter=reporter)
     rows, about = read_rows(manifest), json.loads((run / "config.json").read_text())
     sigma_min, sigma_max = rows.sigma_min.double(), rows.sigma_max.double()
     beta = beta_of(about["config"]["buffer"])
@@ -151,7 +166,7 @@ def record(
         "everywhere": int((sigma_min == 0).sum()),
         "sigma_min_mean": float(finite.mean()) if len(finite) else 0.0,
         "usable": {"sigma": list(LEVELS), "pictures": counts},
-        **judge_run(run, judge, workers=workers, reporter=reporter),
+        **judge_run(run, judge, taught, workers=workers, reporter=reporter),
         **{key: about[key] for key in ("config", "fingerprint", "space", "device", "torch")},
         "version": __version__,
     }
@@ -160,26 +175,25 @@ def record(
 def build_judge(
     manifest: Path, config: CompareConfig, *, device: str, roots: Roots | None, workers: int, reporter: Reporter
 ) -> Judge:
-    """What all arms are measured against: held-out clean pictures, and the reference."""
+    """What all arms are measured against: held-out clean pictures, and the reference.
+
+    Raises UserError where there are too few of either.
+    """
     clean = open_source(manifest, roots=roots, workers=workers, reporter=reporter)
     space = clean.space
     assert space is not None
-    out = held_out(list(clean.ids), config.holdout)
-    held, taught = (clean.rows(np.flatnonzero(mask).tolist()) for mask in (out, ~out))
-    if min(len(held), len(taught)) < FEWEST:
-        raise UserError(
-            f"{len(clean)} clean pictures, of which {len(held)} are held out of training, are too few: {FEWEST} on "
-            "each side are needed; change --holdout, or annotate with more clean pictures"
-        )
+    held = clean.rows(np.flatnonzero(held_out(list(clean.ids), config.holdout)).tolist())
+    _check_clean(len(held), len(clean))
     reference = held
     if config.reference is not None:
-        reference = open_source(config.reference, where=config.where, workers=workers, reporter=reporter)
+        reference = open_source(config.reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
     eval_config = EvalConfig(features=config.features, weights=config.weights)
     extractor, reference = extractor_for(eval_config, reference, space, choose_device(device), workers, reporter)
     known = reference_of(reference, space, extractor, workers=workers, reporter=reporter)
+    check_reference(known.moments.num, reference.name)
     warn_of_few(config.num, known.moments.num, known.features.shape[1], reporter)
 
-    def pictures(source: Source, most: int, space: Space = space) -> tuple[Tensor, Source]:
+    def pictures(source: Source, most: int) -> tuple[Tensor, Source]:
         some = source.some(most, seed=0)
         pixels, kept = read(some, space, workers=workers, reporter=reporter)
         return pixels, some.rows(kept)
@@ -193,7 +207,6 @@ def build_judge(
         held_out=validated,
         names=names_of(list(shown.ids)),
         labels=shown.labels,
-        trained_on=pictures(taught, MOST_TRAINED_ON, space_of_copies(space))[0],
         num=config.num,
     )
 
@@ -224,11 +237,18 @@ def table(results: list[Result]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def plan(manifest: Path, config: CompareConfig) -> dict[str, Any]:
-    """What ``compare`` would do, as JSON; no picture is read."""
-    table, held = split(manifest, config.holdout)
+def plan(manifest: Path, config: CompareConfig, *, roots: Roots | None = None) -> dict[str, Any]:
+    """What ``compare`` would do, as JSON; no picture is read.
+
+    ``pictures``: how many each arm trains on. roots: as in ``compare``. Raises UserError where an arm or the reference
+    has too few.
+    """
+    table, held = _used(manifest, config, roots)
+    if config.reference is not None:
+        check_reference(count(config.reference, where=config.where, roots=roots), str(config.reference))
     return {
         "arms": {arm.name: arm.meaning for arm in config.arms},
+        "pictures": {arm.name: int(used_by(table, held, arm).sum()) for arm in config.arms},
         "seeds": config.seeds,
         "runs": len(config.arms) * config.seeds,
         "training_pictures": len(config.arms) * config.seeds * config.train.num_images,
@@ -238,6 +258,29 @@ def plan(manifest: Path, config: CompareConfig) -> dict[str, Any]:
         "rule": RULE,
         "train": config.train.to_json(),
     }
+
+
+def _used(manifest: Path, config: CompareConfig, roots: Roots | None) -> tuple[pa.Table, Mask]:
+    """As ``split``, after a look at all that needs no picture: names of roots, arms, how many pictures are clean."""
+    check_roots([manifest, *([config.reference] if config.reference else [])], roots)
+    table, out_of_training = split(manifest, config.holdout)
+    num_clean = int((is_(table, "status", "ok") & is_(table, "role", "clean")).sum())
+    _check_clean(int(out_of_training.sum()), num_clean)
+    for arm in config.arms:
+        used_by(table, out_of_training, arm)
+    return table, out_of_training
+
+
+def _check_clean(num_held: int, num: int) -> None:
+    if min(num_held, num - num_held) < FEWEST:
+        raise UserError(
+            f"{num} clean pictures, of which {num_held} are held out of training, are too few: {FEWEST} on each side "
+            "are needed; change --holdout, or annotate with more clean pictures"
+        )
+
+
+def _manifest_of(out: Path, arm: Arm) -> Path:
+    return out / "arms" / f"{arm.name}.parquet"
 
 
 def _setup(manifest: Path, judge: Judge, config: CompareConfig) -> dict[str, Any]:

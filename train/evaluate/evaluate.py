@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from ... import __version__
 from ...curate import digests
@@ -17,21 +18,23 @@ from ...curate.uris import Roots
 from ...curate.whole import write_whole, writing
 from ...schemas.errors import UserError
 from ...schemas.space import Space
-from ..checkpoint import folders
-from ..generate import NUM_STEPS, generate
+from ..generate import NUM_STEPS
 from ..pictures import cache_folder
 from .diversity import vendi
 from .extractors import Extractor, open_extractor
 from .labelled import save_classifier, train_classifier
-from .measures import MEANING, Measured, measure, measure_copies, to_json
+from .measures import MEANING, measure, measure_copies, to_json
 from .quality import MOST_SCORED, compare_scores
 from .reference import reference_of, source_features
+from .runs import Newest, draw, drawn_by, is_run, manifest_of, newest_of
 from .sources import (
     ALL,
     CLEAN,
     Source,
+    check_roots,
     common_space,
     count,
+    everything,
     is_manifest,
     open_source,
     read,
@@ -44,7 +47,6 @@ FEWEST = 8
 MOST_TRAINED_ON = 100_000
 """Training pictures among which copies are looked for."""
 
-_DRAWN = "generated"  # folder of a run
 _LABELLED = "labels.safetensors"
 
 
@@ -79,16 +81,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every measure of samples (a run, folder, npz or manifest) against a reference (a pool or manifest), as JSON.
 
+    Of a manifest as samples all usable rows count, of one as reference the clean ones unless ``config`` says which.
     ``measures``: name -> value, error and 90 % interval; ``quality``: score -> medians and win rate; besides what they
-    were measured on: numbers and fingerprints of both sets, the extractor's digest, seeds. roots: of the manifests.
+    were measured on: numbers and fingerprints of both sets, the extractor's digest, seeds, and of a run the checkpoint
+    and how it was drawn from. roots: of the manifests.
     Raises UserError for what the user can put right.
     """
     reporter, place, begin = reporter or Reporter(), choose_device(device), time.monotonic()
     opened = None if config.features == "labels" else open_extractor(config.features, place, weights=config.weights)
+    run, trained_on = _run_of(samples, reporter)
+    check_roots([path for path in (samples, reference, trained_on) if path], roots)
     theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
-    trained_on = _manifest_of(samples, reporter) if is_run(samples) else None
-    path = draw(samples, config.num, device=device, reporter=reporter) if is_run(samples) else samples
-    ours = open_source(path, roots=roots, workers=workers, reporter=reporter).some(config.num, seed=config.seed)
+    check_reference(len(theirs), theirs.name)
+    path = draw(run, config.num, device=device, reporter=reporter) if run else samples
+    ours = open_source(path, where=everything(path), roots=roots, workers=workers, reporter=reporter)
+    ours = ours.some(config.num, seed=config.seed)
     space = common_space(ours, theirs)
     if opened is None:
         opened, theirs = extractor_for(config, theirs, space, place, workers, reporter)
@@ -103,16 +110,17 @@ def evaluate(
     pixels, _ = read(ours.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
     real, _ = read(theirs.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
     quality = compare_scores(pixels, real, workers=workers)
-    among = (
-        theirs
-        if trained_on is None
-        else open_source(trained_on, where=ALL, roots=roots, workers=workers, reporter=reporter)
-    )
-    measured["memorised"] = _copies(ours, among, space, config, place, workers, reporter)
+    among = theirs
+    if trained_on is not None:
+        among = open_source(trained_on, where=ALL, roots=roots, workers=workers, reporter=reporter)
+    known_ones = trained_pictures(among, space, seed=config.seed, workers=workers, reporter=reporter)
+    small, _ = read(ours, space_of_copies(space), workers=workers, reporter=reporter)
+    measured["memorised"] = measure_copies(small, known_ones, place, seed=config.seed)
     return {
         "samples": {
             "from": str(samples),
-            "seeds": f"0-{config.num - 1}" if path != samples else None,
+            "seeds": f"0-{config.num - 1}" if run else None,
+            "run": run.to_json() if run else None,
             "pictures": len(features),
             "fingerprint": ours.fingerprint(),
         },
@@ -123,7 +131,7 @@ def evaluate(
             "fingerprint": theirs.fingerprint(),
             "vendi": vendi(known.features[: len(features)]),
         },
-        "memorised_among": {"from": among.name, "pictures": min(len(among), MOST_TRAINED_ON)},
+        "memorised_among": {"from": among.name, "pictures": len(known_ones)},
         "space": space.to_json(),
         "features": {"name": extractor.name, "digest": extractor.digest, "dimensions": features.shape[1]},
         "measures": to_json(measured),
@@ -142,15 +150,17 @@ def plan(samples: Path, reference: Path, config: EvalConfig, *, roots: Roots | N
     ``to_draw``: pictures that a run must draw first, ``denoiser_evaluations`` in all. Raises UserError where there are
     too few pictures, or none.
     """
-    drawn = drawn_by(samples, config.num) if is_run(samples) else None
-    num = config.num if drawn else min(config.num, count(samples, roots=roots))
+    run, trained_on = _run_of(samples, Reporter())
+    check_roots([path for path in (samples, reference, trained_on) if path], roots)
+    num = config.num if run else min(config.num, count(samples, where=everything(samples), roots=roots))
     real = count(reference, where=config.where, roots=roots)
     _check_enough(num, real)
-    to_draw = num if drawn and not drawn.exists() else 0
+    to_draw = num if run and not drawn_by(run, num).exists() else 0
     return {
         **asdict(config),
         "where": where_of(reference, config),
         "samples": str(samples),
+        "run": run.to_json() if run else None,
         "reference": str(reference),
         "sample_pictures": num,
         "reference_pictures": real,
@@ -160,27 +170,15 @@ def plan(samples: Path, reference: Path, config: EvalConfig, *, roots: Roots | N
     }
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is a training run."""
-    return bool(folders(path))
-
-
-def drawn_by(run: Path, num: int) -> Path:
-    """Where ``num`` pictures of the run's newest checkpoint are kept."""
-    return run / _DRAWN / f"{folders(run)[-1].name}-{num}.npz"
-
-
 def where_of(reference: Path, config: EvalConfig) -> str | None:
     """The predicate that picks the rows of a reference, None for all of a pool."""
     return config.where or (CLEAN if is_manifest(reference) else None)
 
 
-def draw(run: Path, num: int, *, device: str, reporter: Reporter) -> Path:
-    """The npz of ``num`` pictures of the run's newest checkpoint, drawn first if it is not there."""
-    out = drawn_by(run, num)
-    with writing(run):
-        out.parent.mkdir(exist_ok=True)
-    return generate(run, out, range(num), npz=True, batch_size=256, device=device, reporter=reporter)
+def check_reference(num: int, name: str) -> None:
+    """Raise UserError where a reference has too few pictures."""
+    if num < FEWEST:
+        raise UserError(f"reference pictures of {name}: {num}; {FEWEST} are needed at least")
 
 
 def _check_enough(num_samples: int, num_reference: int) -> None:
@@ -207,7 +205,8 @@ def extractor_for(
     """The extractor, and what is left of the reference.
 
     ``labels`` trains a classifier on one half of the reference's labelled pictures, by content, and leaves the other
-    half as the reference: features are least typical on what they were trained on.
+    half as the reference: features are least typical on what they were trained on. Raises UserError where that is too
+    few.
     """
     if config.features != "labels":
         return open_extractor(config.features, device, weights=config.weights), reference
@@ -217,7 +216,9 @@ def extractor_for(
     taught = reference.rows([i for i in rows[0] if reference.labels[i] >= 0])
     if len(taught) == 0 or len(set(taught.labels.tolist())) < 2:
         raise UserError(f"{reference.name} has no labels of two kinds: choose other --features")
-    file = cache_folder() / "features" / f"{_key(taught, space)}-{_LABELLED}"
+    left = reference.rows(rows[1])
+    check_reference(len(left), f"the half of {reference.name} that no classifier is trained on")
+    file = cache_folder() / "features" / f"{_key(taught, space, config.seed)}-{_LABELLED}"
     if not file.exists():
         reporter.say(f"training a classifier on the labels of {len(taught):,} pictures of the reference")
         pixels, kept = read(taught, space, workers=workers, reporter=reporter)
@@ -225,7 +226,16 @@ def extractor_for(
         with writing(file.parent):
             file.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(file, network)
-    return open_extractor(str(file), device), reference.rows(rows[1])
+    return open_extractor(str(file), device), left
+
+
+def trained_pictures(source: Source, space: Space, *, seed: int, workers: int, reporter: Reporter) -> Tensor:
+    """(T, C, S, S) uint8: the pictures of a training set among which copies are looked for, at most MOST_TRAINED_ON.
+
+    space: in which samples are; seed: of the choice.
+    """
+    some = source.some(MOST_TRAINED_ON, seed=seed)
+    return read(some, space_of_copies(space), workers=workers, reporter=reporter)[0]
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -254,31 +264,18 @@ def table(result: dict[str, Any]) -> pa.Table:
     )
 
 
-def _key(source: Source, space: Space) -> str:
+def _key(source: Source, space: Space, seed: int) -> str:
     labels = digests.of_bytes(source.labels.numpy().tobytes())
-    return digests.of_json([source.fingerprint(), labels, space.shape])
+    return digests.of_json([source.fingerprint(), labels, space.shape, seed])
 
 
-def _manifest_of(run: Path, reporter: Reporter) -> Path | None:
-    """The manifest that a run was trained on, or None where it is gone."""
-    about = run / "config.json"
-    manifest = Path(json.loads(about.read_text())["manifest"]) if about.exists() else None
-    if manifest is None or not is_manifest(manifest):
-        reporter.warn(f"the manifest that {run} was trained on is not there: copies are looked for in the reference")
-        return None
-    return manifest
-
-
-def _copies(
-    ours: Source,
-    among: Source,
-    space: Space,
-    config: EvalConfig,
-    device: torch.device,
-    workers: int,
-    reporter: Reporter,
-) -> Measured:
-    small = space_of_copies(space)
-    pixels, _ = read(ours, small, workers=workers, reporter=reporter)
-    trained_on, _ = read(among.some(MOST_TRAINED_ON, seed=config.seed), small, workers=workers, reporter=reporter)
-    return measure_copies(pixels, trained_on, device)
+def _run_of(samples: Path, reporter: Reporter) -> tuple[Newest | None, Path | None]:
+    """What of a run is measured, and the manifest that it was trained on; None for what there is not."""
+    if not is_run(samples):
+        return None, None
+    run, manifest = newest_of(samples, reporter), manifest_of(samples)
+    if manifest is None:
+        reporter.warn(
+            f"the manifest that {samples} was trained on is not there: copies are looked for in the reference"
+        )
+    return run, manifest

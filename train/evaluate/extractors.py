@@ -26,7 +26,8 @@ _BATCH_PIXELS = 2**20  # on a CPU; a GPU takes sixteen times as many
 class Extractor:
     """extract: (N, 3, H, W) uint8 on ``device`` -> (N, D) float. side: that it resizes pictures to, None for none.
 
-    digest: BLAKE2b-128 in hex of weights and definition: features of one digest may be compared.
+    digest: BLAKE2b-128 in hex of the weights and, where one file fits several networks, of which network it is and what
+    it is shown: features of one digest may be compared.
     """
 
     name: str
@@ -91,8 +92,13 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
         raise _no_package("inception", "torch-fidelity") from error
     file = weights or _cached_by_torch("inception", URL_INCEPTION_V3, num_bytes=95_600_000)
     _state_of(file, "inception")  # which runs nothing in the file, and refuses one in which something could be run
-    with quiet():
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file))
+    try:
+        with quiet():
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)
+            )
+    except Exception as error:
+        raise _no_weights(file, "inception", error) from error
     network = network.to(device).eval()
 
     def extract(pixels: Tensor) -> Tensor:
@@ -138,7 +144,14 @@ def _torchscript(path: Path, device: torch.device) -> Extractor:
         raise UserError(f"{path} is no TorchScript file ({str(error).splitlines()[0]})") from error
 
     def extract(pixels: Tensor) -> Tensor:
-        out: Tensor = network(pixels.float() / 127.5 - 1)
+        try:
+            out = network(pixels.float() / 127.5 - 1)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]  # below the lines of its program
+            raise UserError(f"{path} makes no features of pictures {tuple(pixels.shape)} ({reason})") from error
+        if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(pixels):
+            what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UserError(f"{path} makes {what} of {len(pixels)} pictures: features (N, D) are needed")
         return out
 
     return Extractor(name=path.name, digest=digests.of_file(path), extract=extract, device=device)
@@ -169,13 +182,17 @@ def _network(
         out: Tensor = network((x.clamp(0, 1) - middle) / spread)
         return out
 
-    return Extractor(name=name, digest=digests.of_file(file), extract=extract, device=device, side=side)
+    digest = digests.of_json([digests.of_file(file), name, side, mean, std])
+    return Extractor(name=name, digest=digest, extract=extract, device=device, side=side)
 
 
 def _load(network: nn.Module, file: Path, name: str) -> None:
     """Load weights into a network of timm; the last layer, which it does not have, may be in the file."""
     state = _state_of(file, name)
-    missing, _ = network.load_state_dict(state, strict=False)
+    try:
+        missing, _ = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise _no_weights(file, name, error) from error
     if missing:
         raise UserError(f"{file} holds no weights of {name}: {missing[0]} is not in it")
 
@@ -189,9 +206,15 @@ def _state_of(file: Path, name: str) -> dict[str, Tensor]:
 
             return load_file(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
     except Exception as error:
-        raise UserError(f"{file} holds no weights of {name} ({' '.join(str(error).split())[:120]})") from error
+        raise _no_weights(file, name, error) from error
     return state
+
+
+def _no_weights(file: Path, name: str, error: Exception) -> UserError:
+    return UserError(f"{file} holds no weights of {name} ({' '.join(str(error).split())[:120]})")
 
 
 def _cached_by_torch(name: str, url: str, num_bytes: int) -> Path:

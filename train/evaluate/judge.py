@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...curate.reporter import Reporter
+from ..config import TrainConfig
 from ..device import should_compile
 from ..ema import FOLDER, reconstruct
 from ..generate import SampleConfig, drawer, labels_of
@@ -37,8 +38,7 @@ class Judge:
     reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
     (M, C, R, R) uint8.
     held_out: (H, C, R, R) uint8 pictures that no run has seen; names: (H,) int64, of their noise; labels: (H,) int64,
-    -1 where unknown. trained_on: (T, C, S, S) uint8, S <= R, clean training pictures, for copies.
-    num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
+    -1 where unknown. num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
     """
 
     extractor: Extractor
@@ -48,13 +48,15 @@ class Judge:
     held_out: Tensor
     names: Tensor
     labels: Tensor
-    trained_on: Tensor
     num: int
     seed: int = 0
 
 
-def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> dict[str, Any]:
-    """Measures of the newest checkpoint's average, the Frechet distance at earlier moments, and denoising errors."""
+def judge_run(run: Path, judge: Judge, trained_on: Tensor, *, workers: int, reporter: Reporter) -> dict[str, Any]:
+    """Measures of the newest checkpoint's average, the Frechet distance at earlier moments, and denoising errors.
+
+    trained_on: (T, C, S, S) uint8, S <= R, pictures that the run was trained on, among which copies are looked for.
+    """
     begin, device = time.monotonic(), judge.extractor.device
     trained = load_trained(run, device, warn=reporter.warn)
     validation = denoising(trained, judge)  # before the curve, which puts earlier weights into the denoiser
@@ -62,8 +64,8 @@ def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> d
     pixels = draw(trained, judge.num, device)
     features = features_of(pixels, judge.extractor)
     measured = measure(features, judge.reference, seed=judge.seed)
-    small = replace(trained.space, resolution=judge.trained_on.shape[-1])
-    measured["memorised"] = measure_copies(resized(pixels, small), judge.trained_on, device)
+    small = replace(trained.space, resolution=trained_on.shape[-1])
+    measured["memorised"] = measure_copies(resized(pixels, small), trained_on, device, seed=judge.seed)
     return {
         "checkpoint": trained.checksum,
         "samples": judge.num,
@@ -73,6 +75,7 @@ def judge_run(run: Path, judge: Judge, *, workers: int, reporter: Reporter) -> d
             "digest": judge.extractor.digest,
             "dimensions": features.shape[1],
         },
+        "memorised_among": {"pictures": len(trained_on)},
         "measures": to_json(measured),
         "quality": compare_scores(pixels, judge.real, workers=workers),
         "curve": _curve(run, trained, features, judge, reporter),
@@ -107,17 +110,22 @@ def denoising(trained: Trained, judge: Judge) -> Validation:
     return validate(denoise, judge.held_out, judge.names, classes, seed=judge.seed, device=device)
 
 
-def moments_of(run: Path, *, most: int = MOMENTS) -> list[int]:
-    """Pictures seen at the stored averages of a run: at most so many, evenly spread, the last among them."""
-    stored = sorted({int(path.stem[:12]) for path in (run / FOLDER).glob("[0-9]*.safetensors")})
-    if len(stored) <= most:
-        return stored
-    return [stored[round((i + 1) * len(stored) / most) - 1] for i in range(most)]
+def moments_of(run: Path, config: TrainConfig, *, most: int = MOMENTS) -> list[int]:
+    """Pictures seen at the stored averages of a run: at most so many, evenly spread, the last among them.
+
+    config: of the run. Where a run was stopped and continued, it stored an average, too; those are left out, so that
+    the moments are the same for all runs of one configuration.
+    """
+    stored = {int(path.stem[:12]) for path in (run / FOLDER).glob("[0-9]*.safetensors")}
+    every, step = config.snapshot_images, config.batch_size
+    due = {-(-every * k // step) * step for k in range(1, config.num_images // every + 1)}  # the first step past each
+    kept = sorted((due & stored) | {max(stored)})
+    return [kept[round((i + 1) * len(kept) / most) - 1] for i in range(most)] if len(kept) > most else kept
 
 
 def _curve(run: Path, trained: Trained, last: Tensor, judge: Judge, reporter: Reporter) -> list[dict[str, Any]]:
     """Frechet distance at several moments, of the same number of samples each, so that they compare."""
-    num, moments = min(judge.num, MOST_IN_CURVE), moments_of(run)
+    num, moments = min(judge.num, MOST_IN_CURVE), moments_of(run, trained.config)
     out = []
     for moment in moments:
         features = last[:num]

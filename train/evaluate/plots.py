@@ -51,9 +51,10 @@ def _figure() -> tuple[Any, Any]:
 
 def _curve(arms: dict[str, dict[int, Result]], axes: Any) -> None:
     for arm, seeds in arms.items():
-        images = [point["images"] for point in next(iter(seeds.values()))["curve"]]
+        curves = [{point["images"]: point["frechet"] for point in result["curve"]} for result in seeds.values()]
+        images = sorted(set.intersection(*map(set, curves)))  # a mean is over all seeds, of one moment
         value, low, high = (
-            np.array([[point["frechet"][end] for point in result["curve"]] for result in seeds.values()])
+            np.array([[curve[moment][end] for moment in images] for curve in curves])
             for end in ("value", "low", "high")
         )
         _band(axes, np.array(images), value, arm, low=low, high=high)

@@ -1,6 +1,7 @@
 """Sets of pictures to evaluate, wherever they lie: a pool, a manifest with a predicate, or an npz of samples."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ...curate.pool import content_id, find
 from ...curate.query import matching
 from ...curate.remote import address
 from ...curate.reporter import Reporter
-from ...curate.uris import Roots, read_bytes, relocated
+from ...curate.uris import Roots, read_bytes
 from ...schemas.errors import UserError
 from ...schemas.manifest import MAIN_ROOT, METADATA_KEY, file_metadata, read_metadata
 from ...schemas.space import Space
@@ -85,7 +86,8 @@ def open_source(
     """The pictures at a path: an npz (``arr_0``), a manifest, or a pool (folder, archive, list).
 
     where: SQL predicate over the columns of a manifest, by default CLEAN; only rows with status ``ok`` count. roots:
-    where those of a manifest lie now. Raises UserError where there is no picture.
+    where those of a manifest lie now; names that it does not have are for another. Raises UserError where there is no
+    picture.
     """
     if is_manifest(path):
         return _from_manifest(path, CLEAN if where is None else where, roots or {})
@@ -142,6 +144,24 @@ def space_of_copies(space: Space) -> Space:
     return replace(space, resolution=min(space.resolution, COPY_SIDE))
 
 
+def roots_in(manifest: Path, moved: Roots | None) -> Roots:
+    """Those of the roots that lie elsewhere now which a manifest has."""
+    known = read_metadata(manifest).roots
+    return {name: place for name, place in (moved or {}).items() if name in known}
+
+
+def check_roots(paths: Sequence[Path], moved: Roots | None) -> None:
+    """Raise UserError for a root that no manifest among the paths has."""
+    known = sorted({name for path in paths if is_manifest(path) for name in read_metadata(path).roots})
+    if unknown := sorted(set(moved or {}) - set(known)):
+        raise UserError(f"--root {unknown[0]}: there is none of that name; roots are {', '.join(known) or 'not used'}")
+
+
+def everything(path: Path) -> str | None:
+    """The predicate of all usable rows where the path is a manifest, else None."""
+    return ALL if is_manifest(path) else None
+
+
 def is_manifest(path: Path) -> bool:
     """Whether a file is one of ``ambient annotate``, and not a pool that is a Parquet file."""
     return METADATA_KEY in file_metadata(path)
@@ -152,7 +172,7 @@ def _from_npz(path: Path) -> Source:
         with np.load(path) as arrays:
             pixels = arrays["arr_0"]
             labels = arrays["label"] if "label" in arrays else np.full(len(pixels), -1)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is no npz with pictures in arr_0: `ambient sample --npz` writes those") from error
     if (
         pixels.dtype != np.uint8
@@ -162,6 +182,11 @@ def _from_npz(path: Path) -> Source:
     ):
         raise UserError(
             f"arr_0 of {path} is {pixels.dtype} {pixels.shape}: square uint8 pictures (N, H, H, 3) are needed"
+        )
+    if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"label of {path} is {labels.dtype} {labels.shape}: a whole number for each of its {len(pixels)} pictures "
+            "is needed"
         )
     return Source(
         name=str(path),
@@ -189,7 +214,7 @@ def _from_manifest(path: Path, where: str, moved: Roots) -> Source:
         labels=torch.from_numpy(pc.fill_null(table["label"], -1).to_numpy().astype(np.int64)),
         space=metadata.space,
         uris=table["uri"].to_pylist(),
-        roots=relocated(metadata.roots, moved, str(path)),
+        roots={**metadata.roots, **roots_in(path, moved)},
     )
 
 

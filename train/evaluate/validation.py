@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...curate.images import to_unit
 from ...curate.noise import Purpose, normals
+from ...curate.units import to_unit
 
 LEVELS = tuple(float(level) for level in np.geomspace(0.02, 40.0, 16))
 """Noise levels at which denoising is measured."""

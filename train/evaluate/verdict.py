@@ -47,15 +47,19 @@ class Verdict:
 
 
 def mean_of(results: Sequence[Result], measure: str) -> Mean:
-    """A measure over the seeds of one arm: Student's interval; of one seed, that of its samples."""
+    """A measure over the seeds of one arm: Student's interval, but never narrower than the samples' own chance.
+
+    Of one seed, that chance alone. Two seeds may fall together, and shares may be 0 in all.
+    """
     from scipy.stats import t
 
     found = [result["measures"][measure] for result in results]
     values = np.array([measured["value"] for measured in found])
-    if len(values) == 1:
-        return Mean(value=float(values[0]), half=(found[0]["high"] - found[0]["low"]) / 2, seeds=1)
-    error = float(values.std(ddof=1)) / len(values) ** 0.5
-    return Mean(value=float(values.mean()), half=float(t.ppf(0.95, len(values) - 1)) * error, seeds=len(values))
+    halves = np.array([(measured["high"] - measured["low"]) / 2 for measured in found])
+    half = float((halves**2).sum()) ** 0.5 / len(values)
+    if len(values) > 1:
+        half = max(half, float(t.ppf(0.95, len(values) - 1) * values.std(ddof=1)) / len(values) ** 0.5)
+    return Mean(value=float(values.mean()), half=half, seeds=len(values))
 
 
 def compare_arms(

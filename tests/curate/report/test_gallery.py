@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ambient.curate.query import connect
+from ambient.curate.ranks import DEFAULT_SHARE
 from ambient.curate.report.aggregates import number_groups
 from ambient.curate.report.gallery import Gallery, choose, clean_references, score_columns
+from ambient.curate.scores import SCORES
 from manifests import rows, write
 
 NUM = 400
@@ -83,7 +85,44 @@ def test_extremes_of_a_score(galleries: dict[str, Gallery], table: pa.Table) -> 
     ok = sorted(r["sharpness"] for r in table.to_pylist() if r["status"] == "ok")
     assert chosen(galleries["best sharpness"], table, "sharpness") == ok[:-7:-1]
     assert chosen(galleries["worst sharpness"], table, "sharpness") == ok[:6]
-    border = ok[math.ceil(0.9 * len(ok)) - 1]
+    border = ok[math.ceil((1 - DEFAULT_SHARE) * len(ok)) - 1]
     nearest = sorted(ok, key=lambda value: abs(value - border))[:6]
     assert chosen(galleries["border sharpness"], table, "sharpness") == nearest
-    assert f"{border:.4g}" in galleries["border sharpness"].note
+    note = galleries["border sharpness"].note
+    assert note == f"Around sharpness = {border:.4g}, above which the best 5% lie."
+
+
+def shown(tmp_path: Path, **scores: list[float]) -> dict[str, Gallery]:
+    table = rows(100)
+    for name, values in scores.items():
+        table = table.append_column(name, pa.array(values, pa.float32()))
+    with connect(write(tmp_path / "scored.parquet", table)) as connection:
+        number_groups(connection)
+        return {gallery.title: gallery for gallery in choose(connection) if gallery.score}
+
+
+def test_the_best_by_a_score_are_at_its_good_end(tmp_path: Path) -> None:
+    """Little noise is good; of brightness, and of a score that nobody knows, neither end is."""
+    values = [math.nan, None, *map(float, range(98))]
+    galleries = shown(tmp_path, noise=values, brightness=values, mine=values)
+    lowest, highest = ([f"{i:07d}.png" for i in at] for at in (range(2, 8), range(99, 93, -1)))
+    expected = {("noise: best", "Lowest noise."): lowest, ("noise: worst", "Highest noise."): highest}
+    for name in ("brightness", "mine"):
+        expected |= {(f"{name}: highest", f"Highest {name}."): highest, (f"{name}: lowest", f"Lowest {name}."): lowest}
+    found = {(title, g.note): g.uris for title, g in galleries.items() if not title.endswith("border")}
+    assert found == expected
+    assert galleries["noise: border"].note == "Around noise = 4, below which the best 5% lie."
+    assert galleries["brightness: border"].note == "Around brightness = 93, above which the highest 5% lie."
+    assert set(galleries["noise: border"].uris) < {f"{i:07d}.png" for i in range(2, 12)}
+
+
+def test_scores_that_were_added_come_before_the_built_in_ones(tmp_path: Path) -> None:
+    values = [float(i) for i in range(100)]
+    galleries = shown(tmp_path, **dict.fromkeys([*SCORES, "clipiqa"], values))
+    names = list(dict.fromkeys(gallery.score for gallery in galleries.values()))
+    assert names == ["clipiqa", *list(SCORES)[:7]]
+
+
+def test_infinite_scores_are_at_an_end(tmp_path: Path) -> None:
+    galleries = shown(tmp_path, mine=[math.inf] * 10 + [0.0] * 90)
+    assert set(galleries["mine: highest"].uris) < {f"{i:07d}.png" for i in range(10)}

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient.curate.images import load, to_unit
+from ambient.curate.images import load
 from ambient.curate.noise import names_of
 from ambient.curate.report.views import MAX_SIDE, encode, most_similar, noised, pictures, thumb
+from ambient.curate.units import to_unit
 from ambient.schemas.manifest import read_metadata
 from ambient.schemas.space import Space
 from ambient.train.target import fixed_noise

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate.annotate import AnnotateConfig, annotate
@@ -12,16 +15,21 @@ from ambient.curate.corrupt import corrupt
 from ambient.curate.corruptions import parse
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import METADATA_KEY, read_metadata
+from ambient.schemas.space import Space
 from ambient.train import demo
 from ambient.train.config import TrainConfig
 from ambient.train.evaluate import compare as module
-from ambient.train.evaluate.arms import chosen
+from ambient.train.evaluate import judge as judge_module
+from ambient.train.evaluate.arms import ALL, CLEAN, chosen
 from ambient.train.evaluate.compare import CompareConfig, compare, plan, table
 from ambient.train.evaluate.judge import denoising, moments_of
+from ambient.train.evaluate.sources import open_source, read
 from ambient.train.rows import read_rows
 from ambient.train.trained import load_trained
 from in_process import run_command
 from PIL import Image
+from small_pool import write_pool
 
 QUIET = Reporter(quiet=True)
 TINY = ["num_images=96", "batch_size=16", "network.channels=8", "network.multipliers=1,2", "sample_count=0"]
@@ -83,6 +91,7 @@ def test_every_arm_is_recorded(finished: Path, manifest: Path) -> None:
         assert result["curve"][-1]["frechet"]["value"] == pytest.approx(result["measures"]["frechet"]["value"])
         assert len(result["validation"]["mean"]) == len(result["validation"]["sigma"]) == 16
         assert result["reference"] == found["clean-0"]["reference"]
+        assert result["memorised_among"] == {"pictures": result["pictures"]}
     held = found["clean-0"]["reference"]["pictures"]
     ok = len(read_rows(manifest))
     assert [found[f"{arm}-0"]["pictures"] for arm in ("clean", "all", "ambient")] == [40 - held, ok - held, ok - held]
@@ -133,17 +142,18 @@ def test_it_continues(manifest: Path, finished: Path, tmp_path: Path, monkeypatc
 
     def stop() -> bool:
         asked.append(True)
-        return len(asked) > 12
+        return len(asked) > 8
 
     done = compare(manifest, out, config(), device="cpu", stop=stop, reporter=QUIET)
     assert [result["arm"] for result in done] == ["clean"]
-    assert (out / "runs" / "all-0" / "checkpoints").exists()
+    assert [path.name for path in (out / "runs" / "all-0" / "checkpoints").iterdir()] == ["000000000016"]
     before = (out / "results" / "clean-0.json").stat().st_mtime_ns
     done = compare(manifest, out, config(), device="cpu", reporter=QUIET)
     assert [result["arm"] for result in done] == ["clean", "all", "ambient"]
     assert (out / "results" / "clean-0.json").stat().st_mtime_ns == before
     for name, result in results(out).items():
         assert result["checkpoint"] == results(finished)[name]["checkpoint"]
+        assert [point["images"] for point in result["curve"]] == [32, 48, 64, 80, 96]
         assert result["measures"]["frechet"]["value"] == pytest.approx(
             results(finished)[name]["measures"]["frechet"]["value"], rel=1e-6
         )
@@ -161,7 +171,7 @@ def test_another_arm_of_the_same_name_is_refused(manifest: Path, finished: Path,
     shutil.copytree(finished / "samples", tmp_path / "cmp" / "samples")
     with pytest.raises(UserError, match="another arm named sharp"):
         compare(
-            manifest, tmp_path / "cmp", config(more=(chosen("sharp", "sharpness > 0"),)), device="cpu", reporter=QUIET
+            manifest, tmp_path / "cmp", config(more=(chosen("sharp", "sharpness < 0"),)), device="cpu", reporter=QUIET
         )
 
 
@@ -179,7 +189,96 @@ def test_the_denoising_error_is_that_of_the_last_average(finished: Path, manifes
     trained = load_trained(finished / "runs" / "clean-0", torch.device("cpu"), warn=print)
     expected = denoising(trained, judge).to_json()
     assert results(finished)["clean-0"]["validation"]["mean"] == pytest.approx(expected["mean"], rel=1e-4)
-    assert moments_of(finished / "runs" / "clean-0", most=2) == [48, 96]
+    assert moments_of(finished / "runs" / "clean-0", trained.config, most=2) == [48, 96]
+
+
+def test_copies_are_those_of_the_arms_own_pictures(
+    finished: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of damaged ones, too: to an arm that has not seen them they are no copies."""
+    pool = open_source(manifest, where="role = 'pool'", workers=0, reporter=QUIET).some(8, seed=0)
+    pixels, _ = read(pool, pool.space, workers=0, reporter=QUIET)
+    monkeypatch.setattr(judge_module, "draw", lambda trained, num, device: pixels[:num])
+    judge = module.build_judge(manifest, config(), device="cpu", roots=None, workers=0, reporter=QUIET)
+    found = {}
+    for arm in (CLEAN, ALL):
+        run, path = finished / "runs" / f"{arm.name}-0", finished / "arms" / f"{arm.name}.parquet"
+        result = module.record(run, path, arm, 0, judge, workers=0, reporter=QUIET)
+        found[arm.name] = result["measures"]["memorised"]["value"]
+    assert found["all"] == 1
+    assert found["clean"] < 0.5
+
+
+@pytest.mark.parametrize("where", ["no_such > 1", "width > 1000"])
+def test_a_wrong_arm_is_said_before_anything_is_done(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    for name in ("train", "build_judge"):
+        monkeypatch.setattr(module, name, None)
+    wrong, said = config(more=(chosen("x", where),)), "SQL|arm x: no usable picture"
+    with pytest.raises(UserError, match=said):
+        plan(manifest, wrong)
+    with pytest.raises(UserError, match=said):
+        compare(manifest, tmp_path / "cmp", wrong, device="cpu", reporter=QUIET)
+    assert run_command("compare", manifest, "-o", tmp_path / "cmp", "--arm", f"x={where}", "--dry-run") == 2
+
+
+def test_all_arms_are_written_before_the_first_is_trained(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(InterruptedError):
+        compare(manifest, tmp_path / "cmp", config(), device="cpu", reporter=QUIET)
+    assert {path.stem for path in (tmp_path / "cmp" / "arms").iterdir()} == {"clean", "all", "ambient"}
+
+
+def test_a_reference_of_too_few_pictures_is_said_before_training(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "train", None)
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((manifest.parent / "pool" / "clean").rglob("*.png"))[:3]:
+        shutil.copy(path, few)
+    with pytest.raises(UserError, match="few: 3; 8 are needed"):
+        plan(manifest, config(reference=few))
+    with pytest.raises(UserError, match="few: 3; 8 are needed"):
+        compare(manifest, tmp_path / "cmp", config(reference=few), device="cpu", reporter=QUIET)
+    for number in range(6):
+        (few / f"{number}.png").write_bytes(f"torn {number}".encode())
+    with pytest.raises(UserError, match="few: 3; 8 are needed"):
+        compare(manifest, tmp_path / "cmp", config(reference=few), device="cpu", reporter=QUIET)
+    labelled = write_pool(tmp_path / "labelled", num=10, space=Space(resolution=16), labels=[0, 1] * 5)
+    wrong = config(reference=labelled, where="true", features="labels")
+    with pytest.raises(UserError, match=r"no classifier is trained on: [0-7]; 8 are needed"):
+        compare(manifest, tmp_path / "cmp", wrong, device="cpu", reporter=QUIET)
+
+
+def test_the_root_of_a_reference_may_have_moved(manifest: Path, tmp_path: Path) -> None:
+    reference = write_pool(tmp_path / "other", num=30, space=Space(resolution=16))
+    table, metadata = pq.read_table(reference), read_metadata(reference)
+    gone = replace(metadata, roots={"real": str(tmp_path / "gone")})
+    uris = pa.array([f"real:{uri}" for uri in table["uri"].to_pylist()])
+    table = table.set_column(table.column_names.index("uri"), "uri", uris)
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: gone.to_bytes()}), reference)
+    roots = {"real": str(tmp_path / "other" / "pool")}
+    judge = module.build_judge(
+        manifest, config(reference=reference), device="cpu", roots=roots, workers=0, reporter=QUIET
+    )
+    assert judge.reference.moments.num == 10
+    assert plan(manifest, config(reference=reference), roots=roots)["runs"] == 3
+    with pytest.raises(UserError, match="--root real: there is none of that name"):
+        plan(manifest, config(), roots=roots)
+
+
+def test_where_without_a_reference_is_refused(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--where picks rows of a --reference"):
+        config(where="nonsense")
+    with pytest.raises(UserError, match="SQL"):
+        plan(manifest, config(reference=manifest, where="nonsense = 1"))
 
 
 def test_plan_and_refusals(manifest: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,6 +286,10 @@ def test_plan_and_refusals(manifest: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     assert planned["runs"] == 8
     assert planned["training_pictures"] == 8 * 96
     assert 8 < planned["held_out"] < 32
+    assert planned["pictures"]["clean"] == 40 - planned["held_out"]
+    assert planned["pictures"]["ambient"] == len(read_rows(manifest)) - planned["held_out"]
+    with pytest.raises(UserError, match="too few"):
+        plan(manifest, config(holdout=0.01))
     with pytest.raises(UserError, match="two arms are named"):
         config(more=(chosen("a", "true"), chosen("a", "false")))
     with pytest.raises(UserError, match="too few"):

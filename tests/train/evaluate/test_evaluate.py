@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
-from ambient.schemas.manifest import read_metadata
+from ambient.schemas.manifest import METADATA_KEY, read_metadata
 from ambient.schemas.space import Space
 from ambient.train.evaluate import evaluate as module
 from ambient.train.evaluate import reference as reference_module
@@ -245,6 +246,63 @@ def test_what_is_missing_is_said_before_pictures_are_drawn(
         evaluate(run, fields, EvalConfig(features="nonsense"), reporter=QUIET, device="cpu")
     with pytest.raises(UserError, match="neither a folder"):
         evaluate(run, tmp_path / "nothing", FAST, reporter=QUIET, device="cpu")
+    with pytest.raises(UserError, match="3; 8 are needed"):
+        evaluate(run, fields, EvalConfig(where="uri < '003.png'"), reporter=QUIET, device="cpu")
+    with pytest.raises(UserError, match="--root elsewhere: there is none of that name; roots are pool"):
+        evaluate(run, fields, FAST, roots={"elsewhere": "/"}, reporter=QUIET, device="cpu")
+
+
+def test_what_is_measured_of_a_run_is_written_down(fields: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Which checkpoint, how far it had come, which average and how it was drawn; one that is not finished is said."""
+    run = write_run(tmp_path / "run")
+    result = evaluate(run, fields, FAST, reporter=Reporter(), device="cpu")
+    drawn = np.load(run / "generated" / "000000000100-24.npz")
+    about = json.loads(str(drawn["about"]))
+    assert result["samples"]["run"] == {
+        "checkpoint": about["checkpoint"],
+        "images": 100,
+        "of_images": 200_000,
+        "ema_std": 0.05,
+        "solver": about["solver"],
+        "steps": about["steps"],
+    }
+    said = f"{run} is not finished: 100 of 200,000 pictures are trained on"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert plan(run, fields, FAST)["run"] == result["samples"]["run"]
+    assert said in " ".join(capsys.readouterr().err.split())
+    of_file = evaluate(run / "generated" / "000000000100-24.npz", fields, FAST, reporter=QUIET, device="cpu")
+    assert of_file["samples"]["run"] is None
+
+
+def test_a_run_without_a_checkpoint_is_no_folder_of_grids(pool: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pool / "soft", run / "samples")
+    (run / "config.json").write_text(json.dumps({"manifest": str(tmp_path / "m.parquet")}))
+    for measured in (evaluate, plan):
+        with pytest.raises(UserError, match="has no checkpoint yet"):
+            measured(run, pool / "clean", EvalConfig(num=8))
+    (run / "config.json").write_text('{"of": "something else"}')
+    assert plan(run, pool / "clean", EvalConfig(num=8))["run"] is None
+
+
+def test_samples_of_a_manifest_are_all_its_usable_rows(fields: Path) -> None:
+    config = EvalConfig(num=100)
+    assert plan(fields, fields, config)["sample_pictures"] == 36
+    result = evaluate(fields, fields, config, reporter=QUIET, device="cpu")
+    assert [result[what]["pictures"] for what in ("samples", "reference")] == [36, 12]
+
+
+def test_a_root_is_moved_in_the_manifest_that_has_it(fields: Path, tmp_path: Path) -> None:
+    """Samples and reference are two manifests, of which one has moved."""
+    other = write_pool(tmp_path / "other", num=12, space=Space(resolution=8))
+    table, metadata = pq.read_table(other), read_metadata(other)
+    moved = replace(metadata, roots={"theirs": str(tmp_path / "gone")})
+    uris = pa.array([f"theirs:{uri}" for uri in table["uri"].to_pylist()])
+    table = table.set_column(table.column_names.index("uri"), "uri", uris)
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: moved.to_bytes()}), other)
+    roots = {"theirs": str(tmp_path / "other" / "pool")}
+    result = evaluate(other, fields, EvalConfig(num=12), roots=roots, reporter=QUIET, device="cpu")
+    assert result["samples"]["pictures"] == 12
 
 
 def test_labels_train_a_classifier_on_the_other_half(fields: Path, tmp_path: Path) -> None:
@@ -254,6 +312,20 @@ def test_labels_train_a_classifier_on_the_other_half(fields: Path, tmp_path: Pat
     assert 8 <= result["reference"]["pictures"] <= 28
     with pytest.raises(UserError, match="no labels of two kinds"):
         evaluate(fields, write_pool(tmp_path / "p", num=20, space=Space(resolution=8)), config, reporter=QUIET)
+
+
+def test_the_classifier_of_labels_is_kept_by_its_seed_and_not_trained_for_nothing(
+    fields: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(seed: int) -> str:
+        config = EvalConfig(num=24, features="labels", where="true", seed=seed)
+        return evaluate(fields, fields, config, reporter=QUIET, device="cpu")["features"]["digest"]
+
+    assert digest(0) == digest(0) != digest(1)
+    monkeypatch.setattr(module, "train_classifier", None)
+    config = EvalConfig(num=24, features="labels", where="uri < '010.png'")
+    with pytest.raises(UserError, match=r"the half of .* that no classifier is trained on: [0-7]; 8 are needed"):
+        evaluate(fields, fields, config, reporter=QUIET, device="cpu")
 
 
 def test_win_rate_is_that_of_mann_and_whitney() -> None:
@@ -273,18 +345,31 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, pool: Path, fields
     np.savez(tmp_path / "flat.npz", arr_0=np.zeros((9, 4), np.uint8))
     np.savez(tmp_path / "large.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8))
     (tmp_path / "torn.npz").write_bytes(b"PK")
+    (tmp_path / "nothing.npz").touch()
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((9, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "scalar.npz", arr_0=np.uint8(3))
+    np.savez_compressed(tmp_path / "bits.npz", arr_0=np.zeros((99, 32, 32, 3), np.uint8))
+    data = bytearray((tmp_path / "bits.npz").read_bytes())
+    data[60:70] = bytes(range(240, 250))
+    (tmp_path / "bits.npz").write_bytes(data)
+    for name, label in {"short": np.arange(8), "words": np.array(["cat"] * 9)}.items():
+        np.savez(tmp_path / f"{name}.npz", arr_0=np.zeros((9, 8, 8, 3), np.uint8), label=label)
     cases = [
         (tmp_path / "empty", pool, "no picture in"),
         (tmp_path / "none", pool, "neither a folder"),
         (tmp_path / "flat.npz", pool, "square uint8"),
-        (tmp_path / "torn.npz", pool, "no npz with pictures"),
+        *((tmp_path / f"{name}.npz", pool, "no npz with pictures") for name in ("torn", "nothing", "array", "bits")),
+        (tmp_path / "scalar.npz", pool, "no npz with pictures"),
+        (tmp_path / "short.npz", pool, "label of .*short.npz is int64 .8,.: a whole number for each of its 9"),
+        (tmp_path / "words.npz", pool, "label of .*words.npz"),
         (tmp_path / "large.npz", fields, "pictures of one size"),
     ]
     for samples, reference, said in cases:
         with pytest.raises(UserError, match=said) as error:
             evaluate(samples, reference, FAST, reporter=QUIET, device="cpu")
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="samples that can be read: 8, reference pictures: 5; 8 of each"):
+    with pytest.raises(UserError, match=r"reference pictures of .*five: 5; 8 are needed"):
         (tmp_path / "five").mkdir()
         for path in sorted((pool / "clean").iterdir())[:5]:
             shutil.copy(path, tmp_path / "five")

@@ -112,7 +112,7 @@ def test_torchscript_files(tmp_path: Path, photographs: Tensor) -> None:
 
 
 def test_networks_of_timm_with_weights_of_the_users(tmp_path: Path, photographs: Tensor) -> None:
-    """The features are those of timm's own way of preparing a picture; the digest is the file's."""
+    """The features are those of timm's own way of preparing a picture; another file has another digest."""
     import timm
 
     torch.manual_seed(0)
@@ -134,6 +134,65 @@ def test_networks_of_timm_with_weights_of_the_users(tmp_path: Path, photographs:
         open_extractor(name, CPU, weights={name: str(tmp_path / "x.safetensors")})
 
 
+def test_one_file_in_two_networks_is_two_extractors(tmp_path: Path, photographs: Tensor) -> None:
+    """Whose weights have the same names and shapes, but which normalise otherwise."""
+    import timm
+
+    names = ["timm:test_efficientnet_gn.r160_in1k", "timm:test_efficientnet_ln.r160_in1k"]
+    network = timm.create_model(names[0].removeprefix("timm:"), pretrained=False, num_classes=0)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    one, other = (open_extractor(name, CPU, weights={name: str(tmp_path / "w.safetensors")}) for name in names)
+    assert float((features_of(photographs[:2], one) - features_of(photographs[:2], other)).abs().max()) > 1e-3
+    assert one.digest != other.digest
+    assert one.digest == open_extractor(names[0], CPU, weights={names[0]: str(tmp_path / "w.safetensors")}).digest
+
+
+def saved(module: torch.nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(module).save(str(path))
+    return path
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean()
+
+
+def test_torchscript_that_does_not_fit_is_one_line(tmp_path: Path, photographs: Tensor) -> None:
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+    cases = [
+        (saved(linear, tmp_path / "linear.pt"), "makes no features of pictures .2, 3, 16, 16. .*mat1 and mat2"),
+        (saved(Pair(), tmp_path / "pair.pt"), "makes tuple of 2 pictures"),
+        (saved(Mean(), tmp_path / "mean.pt"), "makes .. of 2 pictures"),
+    ]
+    for path, said in cases:
+        with pytest.raises(UserError, match=said) as error:
+            features_of(photographs[:2], open_extractor(str(path), CPU))
+        assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_network_are_one_line(tmp_path: Path) -> None:
+    import timm
+
+    name = "timm:test_resnet.r160_in1k"
+    state = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=0).state_dict()
+    larger = {key: value.repeat(2, *[1] * (value.ndim - 1)) if value.ndim else value for key, value in state.items()}
+    save_file(larger, tmp_path / "larger.safetensors")
+    torch.save({"conv.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    cases = [(name, "larger.safetensors"), (name, "list.pth"), ("inception", "other.pth"), ("inception", "list.pth")]
+    for which, file in cases:
+        with pytest.raises(UserError, match=f"{file} holds no weights of {which}") as error:
+            open_extractor(which, CPU, weights={which: str(tmp_path / file)})
+        assert "\n" not in str(error.value)
+
+
 def test_networks_of_open_clip_are_as_their_tag_was_trained(
     tmp_path: Path, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +206,8 @@ def test_networks_of_open_clip_are_as_their_tag_was_trained(
     mean, std = (torch.tensor(tag[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         torch.testing.assert_close(features_of(photographs[:3], extractor), theirs.visual((x.clamp(0, 1) - mean) / std))
-    assert extractor.digest == digests.of_file(Path(file))
+    shown = ["openclip:little-vit", 32, tag["mean"], tag["std"]]
+    assert extractor.digest == digests.of_json([digests.of_file(Path(file)), *shown])
 
 
 def test_inception_is_torch_fidelitys_with_the_users_file(

@@ -23,6 +23,15 @@ def test_the_interval_over_seeds_is_students() -> None:
     assert mean_of([result("a", 0, 5.0, 0.2)], "frechet").half == pytest.approx(0.2 * 1.645)
 
 
+@pytest.mark.parametrize("values", [[10.0, 10.001], [0.0, 0.0, 0.0]])
+def test_seeds_that_fall_together_do_not_hide_the_samples_chance(values: list[float]) -> None:
+    """The interval of a mean of n is that of one sample's over the root of n, at least."""
+    found = mean_of(list(arm("a", values, error=0.05).values()), "frechet")
+    assert found.half == pytest.approx(0.05 * 1.645 / len(values) ** 0.5)
+    uneven = [result("a", 0, 1.0, 0.3), result("a", 1, 1.0, 0.4)]
+    assert mean_of(uneven, "frechet").half == pytest.approx(0.25 * 1.645)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.05, 0.1, 0.2, 0.4])
 def test_the_verdict_is_that_of_the_paired_test(shift: float) -> None:
     random = np.random.default_rng(3)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from ambient.train.config import TrainConfig
 from ambient.train.networks.edm2 import (
     EDM2,
-    SIZES,
     Attention,
     Block,
     EDM2Config,
@@ -17,6 +17,7 @@ from ambient.train.networks.edm2 import (
     mp_sum,
     normalize,
 )
+from ambient.train.networks.kinds import build_network
 from ambient.train.networks.layout import BlockShape, Resampling, resample
 from scipy.integrate import quad
 from torch import Tensor, nn
@@ -48,8 +49,9 @@ def opened(network: EDM2) -> EDM2:
 )
 def test_published_sizes(size: str, published: int) -> None:
     """In millions, for ImageNet-512: latents (4, 64, 64), 1000 classes."""
+    config = TrainConfig.from_settings([], preset=f"imagenet512-{size}")
     with torch.device("meta"):
-        network = EDM2(SIZES[size], channels=4, resolution=64, num_classes=1000)
+        network = build_network(config.network, channels=4, resolution=64, num_classes=config.num_classes)
     assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == published
 
 

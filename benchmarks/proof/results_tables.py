@@ -1,0 +1,234 @@
+"""Tables of the page of results, in Markdown."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ablations
+from ablations import ABLATIONS
+from ambient.train.evaluate.verdict import compare_arms, mean_of
+
+ARMS = {
+    "clean": "clean only",
+    "all": "all as equal",
+    "fixed": "one fixed sigma_min",
+    "ambient": "ambient",
+}
+TRAINED = {
+    "clean": "lambda |D - w_0|^2 of the clean pictures",
+    "all": "lambda |D - w_0|^2 of all pictures, at every noise level",
+    "fixed": "as ambient, one sigma_min for all pictures of a source: where the mean of their curves crosses",
+    **{label: change.formula for label, change in ABLATIONS.items()},
+}
+"""Label -> what is trained."""
+
+Result = dict[str, Any]
+Labels = dict[str, dict[int, Result]]
+"""Label -> seed -> run."""
+Rows = dict[str, Labels]
+
+_COPIES = "memorised"  # the measure
+_EVERY = 2  # noise levels of which one is shown
+_RECORDS = "../benchmarks/proof/results"
+
+
+def formulas(labels: Iterable[str]) -> str:
+    """What is trained under each label that occurs, said once for the whole page."""
+    found = set(labels)
+    rows = [[label, f"`{_escaped(formula)}`"] for label, formula in TRAINED.items() if label in found]
+    about = " ".join(line.strip() for line in (ablations.__doc__ or "").splitlines() if line.strip())
+    return f"{about}\n\n{_table(['label', 'what is trained'], rows)}"
+
+
+def main_table(found: Rows) -> str:
+    rows = []
+    for name, labels in found.items():
+        distances = [_value(labels.get(label, {}), "frechet") for label in ARMS]
+        rows.append([name, *distances, *(_copies(labels.get(label, {})) for label in ("clean", "ambient"))])
+    heads = ["damage", *ARMS.values(), f"{copies_head(found)}: clean only", "ambient"]
+    return "Frechet distance (lower is better):\n\n" + _table(heads, rows)
+
+
+def verdict_table(found: Rows) -> str:
+    """Ambient against each other arm: the difference, in percent, in standard errors, and what it is called."""
+    rows = []
+    for other in (label for label in ARMS if label != "ambient"):
+        spread = relative_spread(found, other)
+        rows += [row for name, labels in found.items() if (row := _verdict(name, labels, other, spread))]
+    heads = ["damage", "ambient against", "difference", "in percent", "in standard errors", "seeds", "it is"]
+    return f"Ambient against the other arms (below 0 it is better):\n\n{_table(heads, rows)}" if rows else ""
+
+
+def _verdict(name: str, labels: Labels, other: str, spread: tuple[float, int] | None) -> list[str]:
+    """A line of the table, or nothing where one of the arms is missing."""
+    ours, theirs = labels.get("ambient", {}), labels.get(other, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    scaled = (spread[0] * _scale(ours, theirs, seeds), spread[1]) if spread and seeds else None
+    verdict = compare_arms(ours, theirs, ("ambient", ARMS[other]), spread=scaled)
+    if verdict is None:
+        return []
+    percent = f"{-100 * verdict.difference / _mean(theirs, seeds):+.1f} %"
+    errors = f"{abs(verdict.difference) / verdict.error:,.1f}"
+    return [name, ARMS[other], f"{-verdict.difference:+.3g}", percent, errors, str(len(seeds)), verdict.said]
+
+
+def relative_spread(found: Rows, other: str) -> tuple[float, int] | None:
+    """Standard deviation over seeds of ambient less another arm, as a share of the two values, pooled over rows.
+
+    And its degrees of freedom. Rows differ much in magnitude, and the spread of a distance grows with the distance.
+    """
+    squares, freedom = 0.0, 0
+    for labels in found.values():
+        ours, theirs = labels.get("ambient", {}), labels.get(other, {})
+        seeds = sorted(ours.keys() & theirs.keys())
+        if len(seeds) > 1:
+            both = [(_frechet(theirs[seed]) - _frechet(ours[seed])) / _scale(ours, theirs, seeds) for seed in seeds]
+            squares += sum((value - sum(both) / len(both)) ** 2 for value in both)
+            freedom += len(both) - 1
+    return ((squares / freedom) ** 0.5, freedom) if freedom else None
+
+
+def _scale(ours: dict[int, Result], theirs: dict[int, Result], seeds: Sequence[int]) -> float:
+    """What the spread of the difference of two arms is proportional to, where that of each is to its value."""
+    return math.hypot(_mean(ours, seeds), _mean(theirs, seeds))
+
+
+def ablation_table(found: Rows) -> str:
+    rows = []
+    for name, labels in found.items():
+        if _has_ablations(labels):
+            shown = [label for label in _ordered(labels) if label not in ("clean", "all")]
+            rows += [[name, label, _value(labels[label], "frechet"), _copies(labels[label])] for label in shown]
+    heads = ["damage", "label", "Frechet distance", copies_head(found)]
+    return f"Ambient with one thing changed:\n\n{_table(heads, rows)}" if rows else ""
+
+
+def known_table(found: Rows) -> str:
+    """Denoising error on training pictures as a share of that on others alike, mean over seeds."""
+    rows, levels = [], []
+    for name, labels in found.items():
+        for label in _ordered(labels) if _has_ablations(labels) else ():
+            for which, both in _known(labels[label].values()).items():
+                levels = both[0][0]["sigma"]
+                columns = zip(*(_shares(known, unknown) for known, unknown in both), strict=True)
+                rows.append([name, label, which, *(f"{sum(column) / len(column):.3f}" for column in columns)])
+    what = "What is known by heart: denoising error on training pictures over that on others alike, by noise level"
+    return f"{what}:\n\n{_table(['damage', 'label', 'pictures', *_levels(levels)], rows)}" if rows else ""
+
+
+def _known(runs: Iterable[Result]) -> dict[str, list[tuple[Result, Result]]]:
+    """Errors on training pictures and on others, of each run, for the kinds of pictures that there are."""
+    found = [run for run in runs if "known" in run]
+    pairs = {
+        "undamaged": [(run["known"]["clean"], run["validation"]) for run in found],
+        "damaged": [
+            (run["known"]["damaged"], run["known"]["damaged_unknown"]) for run in found if "damaged" in run["known"]
+        ],
+    }
+    return {which: both for which, both in pairs.items() if both}
+
+
+def denoising_table(found: Rows) -> str:
+    """Denoising error on pictures that nobody trained on, as a share of that of the clean arm, first seed of each."""
+    rows, levels = [], []
+    for name, labels in found.items():
+        clean = labels.get("clean", {})
+        for label in _ordered(labels):
+            both = sorted(clean.keys() & labels[label].keys())
+            if label != "clean" and both:
+                ours, theirs = (run[both[0]]["validation"] for run in (labels[label], clean))
+                levels = ours["sigma"]
+                rows.append([name, label, *(f"{share:.3f}" for share in _shares(ours, theirs))])
+    what = "Denoising error on held-out pictures over that of clean only, by noise level"
+    return f"{what}:\n\n{_table(['damage', 'label', *_levels(levels)], rows)}" if rows else ""
+
+
+def runs_table(runs: list[Result]) -> str:
+    names = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+    rows = []
+    for run in sorted(runs, key=lambda run: (run["row"], run["label"], run["seed"])):
+        values = [f"{run['measures'][name]['value']:.3g}" for name in names]
+        about = f"{run['row']} {run['label']} {run['seed']}"
+        rows.append([_link(about, run), run["date"], *values, f"{run['images_per_s']:,.0f}", f"{run['judged_s']:.0f}"])
+    heads = ["run", "date", "Frechet", *names[1:], "pictures/s", "measured in s"]
+    return "Every run:\n\n" + _table(heads, rows)
+
+
+def annotation_table(records: list[Result]) -> str:
+    """Thresholds of what is damaged, of each annotation."""
+    keys = ("mean", "p10", "median", "p90", "fixed")
+    rows = []
+    for record in records:
+        sigmas = [f"{record[key]:.3g}" for key in keys]
+        counts = [f"{record['pictures']:,}", *sigmas, f"{record['never']:,}", f"{record['seconds']:,.0f}"]
+        rows.append([_link(f"{record['proof']} {record['row']}", record), *counts, record["hardware"], record["date"]])
+    heads = ["damage", "damaged pictures", "sigma_min: mean", "10 %", "median", "90 %", "one for all"]
+    return _table([*heads, "never used", "seconds", "on", "date"], rows)
+
+
+def plus_minus(value: float, half: float) -> str:
+    """A value and half of its interval, which has one digit, or two that begin with 1 or 2."""
+    if not 0 < half < math.inf:
+        return f"{value:.3g}"
+    power = math.floor(math.log10(half))
+    places = max(0, (1 if half < 3 * 10**power else 0) - power)
+    return f"{value:.{places}f} +- {half:.{places}f}"
+
+
+def _value(seeds: dict[int, Result], measure: str, factor: float = 1.0) -> str:
+    """A mean over seeds with its interval and, in brackets, their number."""
+    if not seeds:
+        return ""
+    mean = mean_of(list(seeds.values()), measure)
+    return f"{plus_minus(factor * mean.value, factor * mean.half)} ({mean.seeds})"
+
+
+def copies_head(found: Rows) -> str:
+    """Whether copies were counted of the clean pictures alone or of all that a run trained on: as its record says."""
+    runs = [run for labels in found.values() for label in labels if label != "clean" for run in labels[label].values()]
+    whole = {run.get("memorised_among", {}).get("pictures", 0) >= run["pictures"] for run in runs} or {False}
+    return f"copies of {' or '.join('training' if of_all else 'clean' for of_all in sorted(whole))} pictures, %"
+
+
+def _copies(seeds: dict[int, Result]) -> str:
+    return _value(seeds, _COPIES, 100)
+
+
+def _frechet(run: Result) -> float:
+    value: float = run["measures"]["frechet"]["value"]
+    return value
+
+
+def _mean(runs: dict[int, Result], seeds: Sequence[int]) -> float:
+    return sum(_frechet(runs[seed]) for seed in seeds) / len(seeds)
+
+
+def _shares(some: Result, others: Result) -> list[float]:
+    """Errors over others, of the noise levels that are shown."""
+    return [a / b for a, b in zip(some["mean"], others["mean"], strict=True)][::_EVERY]
+
+
+def _levels(levels: list[float]) -> list[str]:
+    return [f"{level:.2g}" for level in levels[::_EVERY]]
+
+
+def _ordered(labels: Labels) -> list[str]:
+    return [label for label in TRAINED if labels.get(label)]
+
+
+def _has_ablations(labels: Labels) -> bool:
+    return bool(set(labels) & (set(ABLATIONS) - {"ambient"}))
+
+
+def _link(text: str, record: Result) -> str:
+    return f"[{text}]({_RECORDS}/{Path(record['file']).name})"
+
+
+def _escaped(formula: str) -> str:
+    return formula.replace("|", "\\|")  # else it would part cells
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
