@@ -32,7 +32,7 @@ def describe(
     """What ``train`` would do with this manifest, as JSON; no picture is read.
 
     ``bands``: per band of noise levels its share of training, the mean number of pictures usable there, and how often
-    each would be seen. ``clean_repeats``: how often a picture usable everywhere is seen in the whole run.
+    one that is usable everywhere would be seen. ``clean_repeats``: how often it is seen in the whole run.
     ``memory_gib``: of one GPU with all weights on it: ``weights`` with their gradients, moments and averages, and
     ``activations``, at most: without compilation, which saves about two thirds of them.
     ``uncovered_share``: of the training density, where no picture is usable.
@@ -49,14 +49,14 @@ def describe(
     sampler = build_sampler(rows, config)
     parameters, activations = _size(config, rows.space)
     _, sigma = sampler.draw(torch.arange(_DRAWS))
-    usable = sampler.usable_count(sigma).double()
+    usable, chance = sampler.usable_count(sigma).double(), sampler.chance_of_clean(sigma)
     edges = [0.0, *BAND_EDGES, math.inf]
     bands = {}
     for name, (low, high) in zip(band_names(), pairwise(edges), strict=True):
-        inside = usable[(sigma > low) & (sigma <= high)]
-        if len(inside):
-            seen = config.num_images * float((1 / inside).sum()) / _DRAWS
-            bands[name] = {"share": len(inside) / _DRAWS, "usable": float(inside.mean()), "repeats": seen}
+        inside = (sigma > low) & (sigma <= high)
+        if share := int(inside.sum()) / _DRAWS:
+            seen = config.num_images * float(chance[inside].sum()) / _DRAWS
+            bands[name] = {"share": share, "usable": float(usable[inside].mean()), "repeats": seen}
     return {
         "config": config.to_json(),
         "space": str(rows.space),

@@ -29,6 +29,11 @@ class Sampler:
     """Draws (row, sigma): ln sigma ~ N(P_mean, P_std^2), the row uniform among those usable at sigma.
 
     A pure function of (seed, global index of the training picture), in O(log N) per draw without rejection.
+    With ``keep_composition`` the row is one of those usable at sigma as often as a picture that is not usable
+    everywhere is usable there, and else one of those that are usable everywhere. For few clean pictures are outnumbered
+    by even a small part of many others, and the first of these to be usable are subjects that the damage harms least:
+    drawn uniformly, they change what there is to see at that level.
+
     A picture with sigma_max <= beta * sigma_min has two disjoint usable sets, above the one and below the other;
     any other is usable everywhere. So the sorted lower bounds and the sorted upper bounds, each counted by bisection,
     number the usable pictures of any sigma.
@@ -38,17 +43,28 @@ class Sampler:
     _most_uncovered = MAX_UNCOVERED
 
     def __init__(
-        self, sigma_min: Tensor, sigma_max: Tensor, *, P_mean: float, P_std: float, beta: float = BETA, seed: int = 0
+        self,
+        sigma_min: Tensor,
+        sigma_max: Tensor,
+        *,
+        P_mean: float,
+        P_std: float,
+        beta: float = BETA,
+        seed: int = 0,
+        keep_composition: bool = False,
     ) -> None:
         """sigma_min, sigma_max: (N,) thresholds of the pictures with status ``ok``, >= 0, inf allowed.
 
         P_mean, P_std: of ln sigma (arXiv 2206.00364, table 1). beta: see ``schemas/usable.py``.
+        keep_composition: see above.
         Raises UserError where there is no picture, or none is usable on more than MAX_UNCOVERED of the density.
         """
         self._mean, self._std = P_mean, P_std
-        self._prepare(sigma_min, sigma_max, beta, seed)
+        self._prepare(sigma_min, sigma_max, beta, seed, keep_composition)
 
-    def _prepare(self, sigma_min: Tensor, sigma_max: Tensor, beta: float, seed: int) -> None:
+    def _prepare(
+        self, sigma_min: Tensor, sigma_max: Tensor, beta: float, seed: int, keep_composition: bool = False
+    ) -> None:
         """Number the pictures by their bounds, and check that the density, which is set already, is covered."""
         if len(sigma_min) == 0:
             raise UserError("the manifest has no picture with status 'ok': nothing to train on")
@@ -57,6 +73,8 @@ class Sampler:
         below = sigma_max.double().cpu()
         everywhere = below > above
         above, below = torch.where(everywhere, -1.0, above), torch.where(everywhere, 0.0, below)
+        self._num, self._num_everywhere = len(above), int((above <= 0).sum())
+        self._keeps = keep_composition and 0 < self._num_everywhere < self._num
         # Levels are float32, and one is above a bound exactly if it is above the float32 at or below that bound.
         floor = above.float()
         floor = torch.where(floor.double() > above, torch.nextafter(floor, torch.tensor(-math.inf)), floor)
@@ -86,6 +104,18 @@ class Sampler:
         high, low = self._counts(sigma)
         return high + low
 
+    def chance_of_clean(self, sigma: Tensor) -> Tensor:
+        """Probability with which one picture that is usable everywhere is drawn at each sigma (B,). Returns (B,)."""
+        count = self.usable_count(sigma)
+        if not self._keeps:
+            return 1 / count
+        share = self._share_of_usable(count)
+        return share / count + (1 - share) / self._num_everywhere
+
+    def _share_of_usable(self, count: Tensor) -> Tensor:
+        """Of the pictures that are not usable everywhere, (B,) float64."""
+        return (count - self._num_everywhere).double() / (self._num - self._num_everywhere)
+
     def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = sigma.float()
         high = torch.searchsorted(self._above, level, side="left")
@@ -96,6 +126,11 @@ class Sampler:
         """Picture number floor(u * count) among the usable: those by their lower bound first, then by their upper."""
         high, low = self._counts(sigma)
         count = high + low
+        if self._keeps:  # those usable everywhere are the first of all
+            share = self._share_of_usable(count)
+            is_usable = u < share
+            u = torch.where(is_usable, u / share, (u - share) / (1 - share))
+            count = torch.where(is_usable, count, self._num_everywhere)
         k = torch.minimum((u * count).long(), count - 1)
         from_below = len(self._row_below) - 1 - (k - high)
         last = len(self._row_above) - 1

@@ -57,6 +57,15 @@ def weighted(clip: float) -> Callable[[], Undo]:
 ABLATIONS: dict[str, Change] = {
     "ambient": Change(formula="lambda |D - y|^2 = lambda alpha^-2 |alpha D + (1 - alpha) x_t - x_n|^2, z fixed, b = 4"),
     "plain": Change(formula="lambda |D - w_0|^2, z drawn anew each time", settings={"target": "plain"}, patch=fresh),
+    "kept": Change(
+        formula="as ambient, the composition kept: clean ones wherever a draw among the damaged ones is not usable",
+        settings={"keep_composition": True},
+    ),
+    "kept-plain": Change(
+        formula="as plain, the composition kept",
+        settings={"keep_composition": True, "target": "plain"},
+        patch=fresh,
+    ),
     "fresh": Change(formula="lambda |D - y|^2, z drawn anew each time", patch=fresh),
     "unweighted": Change(formula="lambda |alpha D + (1 - alpha) x_t - x_n|^2", patch=weighted(1.0)),
     "clip-2": Change(formula="lambda min(alpha^-2, 2) |alpha D + (1 - alpha) x_t - x_n|^2", patch=weighted(2.0)),

@@ -45,8 +45,9 @@ def open_proof(data: Path, most: int | None) -> Proof:
 
 def jobs() -> list[Job]:
     """Seed by seed, the first row first; a seed of what is far behind is enough."""
-    found = [Job(row=ROWS[0], label=label, seed=0) for label in ("clean", "ambient", "all", "fixed")]
-    found += [Job(row=ROWS[0], label=label, seed=seed) for seed in _SEEDS[1:] for label in ("clean", "ambient")]
+    first = ("clean", "ambient", "kept-plain", "plain")
+    found = [Job(row=ROWS[0], label=label, seed=0) for label in (*first, "kept", "fixed", "all")]
+    found += [Job(row=ROWS[0], label=label, seed=seed) for seed in _SEEDS[1:] for label in first]
     found += [Job(row=ROWS[1], label=label, seed=0) for label in ("ambient", "all", "fixed")]
     return found + [Job(row=ROWS[1], label="ambient", seed=seed) for seed in _SEEDS[1:]]
 

@@ -89,7 +89,7 @@ class Losses:
     def by_hand(self, label: str) -> torch.Tensor:
         """From the formula in words; D of a network that says 0 is c_skip x_t."""
         torch.manual_seed(0)
-        z = torch.randn(4, 1, 8, 8) if label in ("fresh", "plain") else self.z
+        z = torch.randn(4, 1, 8, 8) if label in ("fresh", "plain", "kept-plain") else self.z
         sigma, s = self.sigma.view(-1, 1, 1, 1), self.s.view(-1, 1, 1, 1)
         alpha = (sigma**2 - s**2) / sigma**2
         x_n = self.w0 + s * z
@@ -98,7 +98,7 @@ class Losses:
         lam = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
         inside = (alpha * D + (1 - alpha) * x_t - x_n) ** 2
         weight = {"unweighted": 1.0, "clip-2": (alpha**-2).clamp(max=2), "clip-4": (alpha**-2).clamp(max=4)}
-        loss = lam * (D - self.w0) ** 2 if label == "plain" else lam * weight.get(label, alpha**-2) * inside
+        loss = lam * (D - self.w0) ** 2 if label.endswith("plain") else lam * weight.get(label, alpha**-2) * inside
         return loss.mean(dim=(1, 2, 3))
 
 
@@ -115,7 +115,7 @@ def test_ablations_train_what_their_formulas_say(tmp_path: Path) -> None:
         assert bool(same[3])  # with s = 0 all are alike
         if label == "clip-4":  # at sigma 1, alpha^-2 is 1.8: no clip cuts it
             assert same.tolist() == [False, True, True, True]
-        elif label not in ("ambient", "buffer-2", "clip-2"):
+        elif label not in ("ambient", "buffer-2", "clip-2", "kept"):
             assert same.tolist() == [False, False, False, True], label
 
 

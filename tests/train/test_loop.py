@@ -254,3 +254,7 @@ def test_describe_counts_what_training_would_see(tmp_path: Path) -> None:
     assert sum(band["share"] for band in plan["bands"].values()) == pytest.approx(1)
     assert 240 / 12 < plan["clean_repeats"] < 240 / 4
     json.dumps(plan)
+    (tmp_path / "spread").mkdir()
+    spread = write_pool(tmp_path / "spread", sigma_min=[0, 0, 0, 0, 0.1, 0.2, 0.4, 0.8, 1, 1.5, 2, 3])
+    plain, kept = (describe(spread, replace(CONFIG, keep_composition=keeps)) for keeps in (False, True))
+    assert kept["clean_repeats"] > 1.2 * plain["clean_repeats"]

@@ -26,9 +26,10 @@ MIXES = {
 }
 
 
-def sampler(mix: str, *, seed: int = 0, beta: float = BETA) -> Sampler:
+def sampler(mix: str, *, seed: int = 0, beta: float = BETA, keep_composition: bool = False) -> Sampler:
     sigma_min, sigma_max = (torch.tensor(t, dtype=torch.float32) for t in MIXES[mix])
-    return Sampler(sigma_min, sigma_max, P_mean=-0.5, P_std=1.2, beta=beta, seed=seed)
+    more = {"beta": beta, "seed": seed, "keep_composition": keep_composition}
+    return Sampler(sigma_min, sigma_max, P_mean=-0.5, P_std=1.2, **more)
 
 
 def usable_matrix(mix: str, sigma: torch.Tensor, beta: float = BETA) -> np.ndarray:
@@ -59,6 +60,32 @@ def test_every_draw_is_usable_and_every_usable_picture_equally_likely(mix: str, 
 def test_sigma_has_the_training_density() -> None:
     _, sigma = sampler("clean and bad").draw(torch.arange(100_000))
     assert stats.kstest(sigma.numpy(), stats.lognorm(s=1.2, scale=math.exp(-0.5)).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("mix", ["clean and bad", "donut", "overlapping sets"])
+@pytest.mark.parametrize("level", [0.05, 0.45, 0.7, 1.3, 3.0, 20.0])
+def test_the_composition_is_kept(mix: str, level: float) -> None:
+    """As often as another picture is usable, one of all that are usable; else one of those usable everywhere."""
+    sigma_min, sigma_max = (torch.tensor(v, dtype=torch.float64) for v in MIXES[mix])
+    s = Sampler(sigma_min, sigma_max, P_mean=math.log(level), P_std=1e-6, seed=4, keep_composition=True)
+    rows, sigma = s.draw(torch.arange(60_000))
+    allowed = usable_matrix(mix, sigma[:1])[0]
+    everywhere = ((sigma_min == 0) | (sigma_max > BETA * sigma_min)).numpy()
+    share = (allowed & ~everywhere).sum() / (~everywhere).sum()
+    expected = share * allowed / allowed.sum() + (1 - share) * everywhere / everywhere.sum()
+    observed = np.bincount(rows.numpy(), minlength=len(allowed))
+    assert (observed[expected == 0] == 0).all()
+    wanted = expected[expected > 0] * len(rows)
+    assert len(wanted) == 1 or stats.chisquare(observed[expected > 0], wanted).pvalue > 1e-4
+    np.testing.assert_allclose(s.chance_of_clean(sigma[:1]), expected[everywhere][:1], rtol=1e-9)
+    assert torch.equal(torch.cat([s.draw(torch.tensor([i]))[0] for i in range(50)]), rows[:50])
+
+
+@pytest.mark.parametrize("mix", ["all clean", "no clean picture"])
+def test_there_is_no_composition_to_keep_without_both_kinds(mix: str) -> None:
+    kept, plain = (sampler(mix, keep_composition=keeps) for keeps in (True, False))
+    indices = torch.arange(2000)
+    assert all(torch.equal(a, b) for a, b in zip(kept.draw(indices), plain.draw(indices), strict=True))
 
 
 def test_small_gap_is_left_out_of_the_density() -> None:
