@@ -107,6 +107,7 @@ def _lead(
             return
         sheet = out.with_suffix(".clean.png") if preview else None
         records, clean_set = choose_clean(usable(_collect(found, run)), pool, sheet, run)
+        pa.default_memory_pool().release_unused()  # as much as the records take, several times over
         metadata = Metadata(
             space=_space(records, run),
             roots=roots,
