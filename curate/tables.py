@@ -89,7 +89,9 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     try:
         pq.write_table(table, path, compression="zstd")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        name = next(name for name in table.column_names if not _fits_parquet(table.select([name])))
+        name = next((name for name in table.column_names if not _fits_parquet(table.select([name]))), None)
+        if name is None:
+            raise
         kind = table.schema.field(name).type
         raise UserError(f"Parquet cannot hold the column {name!r} ({kind}): cast it, as in x::VARCHAR") from error
 

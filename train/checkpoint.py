@@ -63,8 +63,9 @@ def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
     found = folders(run)
     here = found.index(final)
-    for old in (*found[here + 1 :], *found[: max(0, here + 1 - keep)]):
-        _remove(old)
+    with writing(run):
+        for old in (*found[here + 1 :], *found[: max(0, here + 1 - keep)]):
+            _remove(old)
     return final
 
 

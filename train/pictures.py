@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -184,8 +185,9 @@ def _cached(path: Path, rows: Rows, workers: int, report: Callable[[int, int], N
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
-                if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                    left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # finished by another process in this moment
+                    if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                        left.unlink()
         # Of a process's own, and not mapped, which would end the program where the disk is full.
         name = f"{path.name}.{os.getpid()}{PARTIAL}"
         with replacing(path, name=name) as partial, partial.open("wb") as file:
