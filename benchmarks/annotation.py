@@ -4,6 +4,8 @@
     python benchmarks/annotation.py dense runs/annotation/photographs.npz -o docs/annotation/dense-photographs.json
     python benchmarks/annotation.py orders runs/annotation/fields.npz -o docs/annotation/orders-fields.json
     python benchmarks/annotation.py oracle -o docs/annotation/oracle.json
+    python benchmarks/annotation.py longer runs/annotation/fashion.npz -o docs/annotation/longer-fashion.json
+    python benchmarks/annotation.py known runs/annotation/fashion.npz -o docs/annotation    # orders, dense and longer
     python benchmarks/annotation.py table                 # docs/annotation.md's tables from docs/annotation/*.json
 
 ``prepare`` needs scipy and scikit-image and no GPU; the others PyTorch and NumPy alone.
@@ -15,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,7 +67,7 @@ def main() -> None:
     add.add_argument("out", type=Path)
     add.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST's train-images-idx3-ubyte.gz")
     add.add_argument("--num", type=int, default=1000, help="pictures per damage; four times as many clean ones")
-    for name in ("dense", "orders", "oracle"):
+    for name in ("dense", "orders", "oracle", "longer", "known"):
         add = commands.add_parser(name)
         if name != "oracle":
             add.add_argument("data", type=Path)
@@ -83,12 +86,14 @@ def main() -> None:
         prepare(options.out, options.fashion, options.num)
     elif options.command == "table":
         write_tables(options.docs)
+    elif options.command == "known":
+        for kind in ("orders", "dense", "longer"):
+            write(options.out / f"{kind}-{options.data.stem}.json", kind, MEASURES[kind](options), options)
     else:
-        measured = {"dense": dense, "orders": orders, "oracle": oracle}[options.command](options)
-        write(options.out, measured, options)
+        write(options.out, options.command, MEASURES[options.command](options), options)
 
 
-def write(out: Path, measured: dict[str, Any], options: argparse.Namespace) -> None:
+def write(out: Path, kind: str, measured: dict[str, Any], options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     about = {
         "command": shlex.join(["python", "benchmarks/annotation.py", *sys.argv[1:]]),
@@ -97,14 +102,14 @@ def write(out: Path, measured: dict[str, Any], options: argparse.Namespace) -> N
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"kind": options.command, **about, **measured}, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in measured.items() if k not in ("judge", "pictures")}, indent=1))
+    out.write_text(json.dumps({"kind": kind, **about, **measured}, indent=1) + "\n")
+    print(json.dumps({k: v for k, v in measured.items() if k not in ("judge", "judges", "pictures")}, indent=1))
 
 
-def read(options: argparse.Namespace) -> tuple[Sample, Sample, list[str]]:
+@cache
+def read(data: Path, device: torch.device) -> tuple[Sample, Sample, list[str]]:
     """Clean and damaged pictures of a file that ``prepare`` wrote; the kinds of damage are the groups."""
-    device = choose_device(options.device)
-    with np.load(options.data) as stored:
+    with np.load(data) as stored:
         pictures, kinds, names = (stored[name] for name in ("pictures", "kinds", "names"))
     damage = [kind for kind in KINDS if (kinds == kind).any()]
     sets = []
@@ -121,11 +126,21 @@ def read(options: argparse.Namespace) -> tuple[Sample, Sample, list[str]]:
     return sets[0], sets[1], damage
 
 
+def judged_pool(options: argparse.Namespace) -> tuple[Judge, Sample, Sample, list[str]]:
+    """The classifiers of a file's pictures, its clean ones, the others, and their damages."""
+    clean, other, damage = read(options.data, choose_device(options.device))
+    return judge_of(options.data, choose_device(options.device), options.steps, options.seed), clean, other, damage
+
+
+@cache
+def judge_of(data: Path, device: torch.device, steps: int, seed: int) -> Judge:
+    clean, other, damage = read(data, device)
+    return judge(clean, other, FitConfig(steps=steps, seed=seed), ClassifierConfig(groups=len(damage)))
+
+
 def dense(options: argparse.Namespace) -> dict[str, Any]:
     """Our search at the default draws against 2,048 levels x 4 draws, smoothed, first crossing; the same classifier."""
-    clean, other, damage = read(options)
-    config = FitConfig(steps=options.steps, seed=options.seed)
-    judged = judge(clean, other, config, ClassifierConfig(groups=len(damage)))
+    judged, _, other, _ = judged_pool(options)
     some = few(other, options.pictures)
     random = np.random.default_rng(options.seed)
     levels = np.sort(np.exp(random.normal(P_MEAN, P_STD, DENSE_LEVELS)))
@@ -179,9 +194,7 @@ def first_crossing(curves: Array, levels: Array) -> Array:
 
 def orders(options: argparse.Namespace) -> dict[str, Any]:
     """Median sigma_min of each strength of each damage."""
-    clean, other, damage = read(options)
-    config = FitConfig(steps=options.steps, seed=options.seed)
-    judged = judge(clean, other, config, ClassifierConfig(groups=len(damage)))
+    judged, clean, other, damage = judged_pool(options)
     rows: list[dict[str, Any]] = []
     medians: dict[str, list[float]] = {}
     for group, kind in enumerate(damage):
@@ -206,6 +219,23 @@ def orders(options: argparse.Namespace) -> dict[str, Any]:
         "in_order": all(a < b for values in medians.values() for a, b in pairwise(values)),
         "rows": rows,
         "judge": judged.facts(),
+    }
+
+
+def longer(options: argparse.Namespace) -> dict[str, Any]:
+    """What sigma_min does when the classifiers may train twice as long, all else being equal."""
+    judged, _, other, _ = judged_pool(options)
+    some = few(other, options.pictures)
+    judges = judged, judge_of(options.data, choose_device(options.device), 2 * options.steps, options.seed)
+    once, twice = (decided(annotated(each, some, options.draws, options.seed), 0.0)[0] for each in judges)
+    return {
+        "data": options.data.stem,
+        "compared": len(once),
+        "steps_allowed": [options.steps, 2 * options.steps],
+        "median_ln_ratio": median_ln_ratio(twice, once),
+        "shift": float(np.median(np.log(clipped(twice) / clipped(once)))),
+        "moved_by_5_percent": float((np.abs(np.log(clipped(twice) / clipped(once))) > np.log(1.05)).mean()),
+        "judges": [each.facts() for each in judges],
     }
 
 
@@ -281,6 +311,9 @@ def compared(judge: Judge, pictures: Sample, draws: int, truth: Array, own: Arra
         "covers_own": float(((lo <= own) & (own <= hi)).mean()),
         "covers_optimal": float(((wide_lo <= truth) & (truth <= wide_hi)).mean()),
     }
+
+
+MEASURES = {"dense": dense, "orders": orders, "oracle": oracle, "longer": longer}
 
 
 if __name__ == "__main__":
