@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
@@ -25,6 +25,10 @@ from ..schemas.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""What keeps NumPy's matrix products from starting threads, read when it is imported. Sixteen processes with sixteen
+spinning threads each read a sixteenth of what they can."""
 
 _AHEAD = 4  # tasks under way per worker: enough to ride out a large picture, few enough to bound memory
 _MANY, _PER_TASK = 2048, 16  # items that are worth starting processes for; and items that travel together
@@ -105,10 +109,26 @@ def _started(workers: int) -> ProcessPoolExecutor:
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        with _variables(_SINGLE):
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(context.Lock(),))
+
+
+@contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for what is started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _begin(lock: Any) -> None:

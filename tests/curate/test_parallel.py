@@ -36,6 +36,30 @@ def test_many_items_are_shared_out_to_processes_and_few_are_not() -> None:
     assert set(map_in_order(operator.call, [os.getpid] * 10, workers=2, processes=True)) == {os.getpid()}
 
 
+MULTIPLIED = f"""
+import os
+import numpy as np
+from ambient.curate.parallel import map_in_order
+
+def threads(item):
+    square = np.ones((300, 300), dtype=np.float32)
+    assert (square @ square)[0, 0] == 300
+    return len(os.listdir("/proc/self/task"))
+
+if __name__ == "__main__":
+    print(set(map_in_order(threads, range({MANY}), workers=2, processes=True)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+def test_processes_multiply_matrices_in_one_thread(tmp_path: Path) -> None:
+    """As many processes as cores, each with a thread for every core, read pictures ten times slower than they could."""
+    (tmp_path / "work.py").write_text(MULTIPLIED)
+    variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    told = subprocess.run([sys.executable, tmp_path / "work.py"], env=variables, capture_output=True, text=True)
+    assert told.stdout.strip() == "{2}", told.stderr  # the other one waits for the parent's end
+
+
 def test_a_process_that_dies_is_an_error_and_the_next_work_goes_on() -> None:
     with pytest.raises(UserError, match="killed"):
         list(map_in_order(operator.call, [partial(os._exit, 1)] * MANY, workers=2, processes=True))
