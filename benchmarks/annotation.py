@@ -29,7 +29,7 @@ from ambient.curate.curves import p_clean
 from ambient.curate.device import choose_device
 from ambient.curate.fit import FitConfig
 from ambient.curate.noisy import Sample
-from ambient.curate.threshold import crossing, isotonic
+from ambient.curate.threshold import crossing, isotonic, isotonic_crossing
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -139,12 +139,16 @@ def judge_of(data: Path, device: torch.device, steps: int, seed: int) -> Judge:
 
 
 def dense(options: argparse.Namespace) -> dict[str, Any]:
-    """Our search at the default draws against 2,048 levels x 4 draws, smoothed, first crossing; the same classifier."""
+    """Our search at the default draws against 2,048 levels x 4 draws, smoothed, first crossing; the same classifier.
+
+    ``rising``: against the crossing of the isotonic fit to these same draws. They differ where a curve falls again.
+    """
     judged, _, other, _ = judged_pool(options)
     some = few(other, options.pictures)
     random = np.random.default_rng(options.seed)
     levels = np.sort(np.exp(random.normal(P_MEAN, P_STD, DENSE_LEVELS)))
-    reference = first_crossing(smoothed(dense_curves(judged, some, levels, options.seed + 1)), levels)
+    curves = dense_curves(judged, some, levels, options.seed + 1)
+    reference, rising = first_crossing(smoothed(curves), levels), isotonic_crossing(curves, levels, TAU, np.ones(1))
     again = first_crossing(smoothed(dense_curves(judged, some, levels, options.seed + 2)), levels)
     found, lo, hi = decided(annotated(judged, some, options.draws, options.seed), 0.0)
     return {
@@ -153,13 +157,18 @@ def dense(options: argparse.Namespace) -> dict[str, Any]:
         "draws": options.draws,
         "spearman": spearman(found, reference),
         "median_ln_ratio": median_ln_ratio(found, reference),
+        "rising": {"spearman": spearman(found, rising), "median_ln_ratio": median_ln_ratio(found, rising)},
         "reference_again": {
             "spearman": spearman(again, reference),
             "median_ln_ratio": median_ln_ratio(again, reference),
         },
         "covered": float(((lo <= reference) & (reference <= hi)).mean()),
         "judge": judged.facts(),
-        "pictures": {"found": clipped(found).tolist(), "reference": clipped(reference).tolist()},
+        "pictures": {
+            "found": clipped(found).tolist(),
+            "reference": clipped(reference).tolist(),
+            "rising": clipped(rising).tolist(),
+        },
     }
 
 

@@ -16,7 +16,7 @@ def write_tables(docs: Path) -> None:
 
 def with_tables(text: str, folder: Path) -> str:
     measured = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    for kind, table in {"orders": orders, "dense": dense, "oracle": oracle}.items():
+    for kind, table in {"orders": orders, "dense": dense, "longer": longer, "oracle": oracle}.items():
         mine = [m for m in measured if m["kind"] == kind]
         rows = "\n".join(table(mine)) if mine else "Not measured yet.\n"
         start, end = f"<!-- table {kind} -->\n", "<!-- end -->"
@@ -40,15 +40,26 @@ def orders(measured: list[Measured]) -> list[str]:
 
 def dense(measured: list[Measured]) -> list[str]:
     lines = [
-        "| data | pictures | Spearman | median abs. ln ratio | the protocol against itself |",
-        "|---|---|---|---|---|",
+        "| data | pictures | Spearman | median abs. ln ratio | the protocol against itself | against its rising fit |",
+        "|---|---|---|---|---|---|",
     ]
     for m in measured:
-        again = m["reference_again"]
-        lines.append(
-            f"| {m['data']} | {m['compared']} | {m['spearman']:.3f} | {m['median_ln_ratio']:.3f} | "
-            f"{again['spearman']:.3f}, {again['median_ln_ratio']:.3f} |"
+        others = [
+            f"{m[name]['spearman']:.3f}, {m[name]['median_ln_ratio']:.3f}" if name in m else "not measured"
+            for name in ("reference_again", "rising")
+        ]
+        told = [m["data"], str(m["compared"]), f"{m['spearman']:.3f}", f"{m['median_ln_ratio']:.3f}", *others]
+        lines.append(f"| {' | '.join(told)} |")
+    return [*lines, "", *_sources(measured)]
+
+
+def longer(measured: list[Measured]) -> list[str]:
+    lines = ["| data | pictures | best after, allowed | median abs. ln ratio |", "|---|---|---|---|"]
+    for m in measured:
+        best = " and ".join(
+            f"{judge['steps']:,} of {steps:,}" for judge, steps in zip(m["judges"], m["steps_allowed"], strict=True)
         )
+        lines.append(f"| {m['data']} | {m['compared']} | {best} | {m['median_ln_ratio']:.3f} |")
     return [*lines, "", *_sources(measured)]
 
 

@@ -3,6 +3,7 @@
     python benchmarks/train_step.py cifar10
     python benchmarks/train_step.py imagenet512-xs --set batch_size=256
     torchrun --nproc-per-node 2 benchmarks/train_step.py cifar10 --set batch_size=1024
+    python benchmarks/train_step.py small --set network.channels=64 --profile    # which kernels take the time
 
 Pictures are random: 32 x 32 PNG files on disk, or latents in memory. One JSON line a run.
 """
@@ -12,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -38,13 +40,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--pictures", type=int, default=4096)
+    parser.add_argument("--channels", type=int, default=3, help="of the pictures")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of a step")
     parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the chip's matrix products reach")
     arguments = parser.parse_args()
     config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
     with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
-        rows, pictures = prepare(config, arguments.pictures, Path(folder), world)
-        figures = measure(config, rows, pictures, world, arguments.steps)
+        rows, pictures = prepare(config, arguments.pictures, arguments.channels, Path(folder), world)
+        figures = measure(config, rows, pictures, world, arguments.steps, profile=arguments.profile)
     if world.is_first:
         flops = 3 * forward_flops(config, rows.space)
         tflops = figures["pictures_per_s"] * flops / world.size / 1e12
@@ -53,11 +57,11 @@ def main() -> None:
         print(json.dumps({**about, **figures, "gflop_per_picture": round(flops / 1e9, 1), **share}), flush=True)
 
 
-def prepare(config: TrainConfig, num: int, folder: Path, world: World) -> tuple[Rows, Pictures]:
+def prepare(config: TrainConfig, num: int, channels: int, folder: Path, world: World) -> tuple[Rows, Pictures]:
     """A manifest whose pictures are one tenth clean, and the pictures on the device."""
     latent = config.network.__class__.__name__ == "EDM2Config"
     side = config.resolution or 32
-    space = Space(resolution=side, channels=3)
+    space = Space(resolution=side, channels=channels)
     floors = [(0.0, 0.2, 2.0, 6.0, 0.5, 0.2, 2.0, 6.0, 0.5, 1.0)[i % 10] for i in range(num)]
     labels = [i % max(1, config.num_classes) for i in range(num)]
     rows = read_rows(write_pool(folder, num=num, space=space, sigma_min=floors, labels=labels))
@@ -69,7 +73,9 @@ def prepare(config: TrainConfig, num: int, folder: Path, world: World) -> tuple[
     return rows, Stored(pixels=latents)
 
 
-def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, steps: int) -> dict[str, object]:
+def measure(
+    config: TrainConfig, rows: Rows, pictures: Pictures, world: World, steps: int, *, profile: bool
+) -> dict[str, object]:
     state = new_state(config, rows.space, world)
     use_fast_kernels(world.device)
     if should_compile(world.device, config.compile, config.num_images):
@@ -95,6 +101,8 @@ def measure(config: TrainConfig, rows: Rows, pictures: Pictures, world: World, s
         whole.append(timed(islice(stream, steps), steps, state, rows, config, world, monitor))
         same.append(timed((constant for _ in range(steps)), steps, state, rows, config, world, monitor))
     best, best_same = min(whole), min(same)
+    if profile:
+        print_kernels(lambda: step(state, *constant, rows, config, world, monitor), world)
     memory = torch.cuda.max_memory_allocated(world.device) / 2**30 if world.device.type == "cuda" else 0.0
     return {
         "pictures_per_s": round(steps * config.batch_size / best, 1),
@@ -126,6 +134,19 @@ def timed(  # type: ignore[no-untyped-def]
     if done < steps:
         sys.exit(f"the run is over after {done} of {steps} steps: set a larger num_images")
     return time.perf_counter() - begin
+
+
+def print_kernels(work: Callable[[], None], world: World, times: int = 5) -> None:
+    """Where the time of a step on one constant batch goes, on the device and on the CPU."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if world.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(times):
+            work()
+        synchronize(world)
+    order = "self_cuda_time_total" if world.device.type == "cuda" else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=70), file=sys.stderr)
 
 
 def synchronize(world: World) -> None:

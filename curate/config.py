@@ -9,6 +9,16 @@ from ..schemas.space import Space
 from .pool import Duplicates
 from .ranks import Top
 
+_INSTEAD = {
+    "sigma_min": ("a classifier", ("classifier", "per", "epsilon", "draws", "steps")),
+    "classifier": ("training one", ("steps",)),
+}
+"""Option -> what it takes the place of, and which options then say nothing."""
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotateConfig:
@@ -46,8 +56,10 @@ class AnnotateConfig:
             raise UserError("--clean, --clean-where and --clean-top all say what is clean: give one of them")
         if self.sigma_min is not None and not self.sigma_min >= 0:
             raise UserError(f"--sigma-min must be a number >= 0, not {self.sigma_min}")
-        if self.sigma_min is not None and (self.classifier or self.per == "source"):
-            raise UserError("--sigma-min takes the place of a classifier: leave out --classifier and --per source")
+        for given, (place, others) in _INSTEAD.items():
+            if getattr(self, given) is not None and (unused := [name for name in others if self._is_given(name)]):
+                these = ", ".join(map(_option, unused))
+                raise UserError(f"{_option(given)} takes the place of {place}: leave out {these}")
         if self.where is not None and self.sigma_min is None:
             raise UserError("--where says which pictures get --sigma-min: give that, too")
         if self.where is not None and (self.clean or self.clean_where or self.clean_top):
@@ -65,6 +77,9 @@ class AnnotateConfig:
         resolution = 8 if self.resolution is None else self.resolution
         Space(resolution=resolution, channels=self.channels)  # raises UserError now, not after reading
 
+    def _is_given(self, name: str) -> bool:
+        return bool(getattr(self, name) != self.__dataclass_fields__[name].default)
+
     @property
     def clean_predicate(self) -> str | None:
         """What picks the clean pictures in SQL."""
@@ -78,6 +93,6 @@ class AnnotateConfig:
             if isinstance(value, Top):
                 words += value.arguments()
             elif value != field.default:
-                option = "--" + field.name.replace("_", "-")
+                option = _option(field.name)
                 words += [option] if value is True else [option, str(value)]
         return words

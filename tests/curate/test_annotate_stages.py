@@ -79,7 +79,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 def run(pool: Path, **changes: object) -> dict[str, dict]:
     """Rows of the manifest that a short run writes beside the pool."""
-    changes = {"draws": 1, "clean": pool / "clean", **changes}
+    judged = {} if "sigma_min" in changes else {"draws": 1}
+    changes = {**judged, "clean": pool / "clean", **changes}
     out = annotate(pool, pool.parent / "m.parquet", AnnotateConfig(**changes), device="cpu", workers=2)
     return rows_of(out)
 
@@ -221,7 +222,9 @@ def test_one_threshold_for_all_needs_no_classifier(small: Path, monkeypatch: pyt
     ("options", "message"),
     [
         ({"sigma_min": -1.0}, "a number >= 0"),
-        ({"sigma_min": 1.0, "per": "source"}, "takes the place"),
+        ({"sigma_min": 1.0, "per": "source"}, "takes the place of a classifier: leave out --per"),
+        ({"sigma_min": 1.0, "epsilon": 0.1, "draws": 2, "steps": 9}, "leave out --epsilon, --draws, --steps"),
+        ({"classifier": Path("a"), "steps": 9}, "takes the place of training one: leave out --steps"),
         ({"where": "true"}, "give that, too"),
         ({"sigma_min": 1.0, "where": "true", "clean_where": "true"}, "says what is not clean"),
     ],

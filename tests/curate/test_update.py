@@ -175,7 +175,7 @@ def test_thresholds_that_were_decided_again_are_not_mixed_with_others(pool: Path
 
 
 def test_one_threshold_without_a_classifier_grows_too(pool: Path) -> None:
-    fixed = {"clean": None, "sigma_min": 1.5, "where": "source = 'soft'", "steps": None}
+    fixed = {"clean": None, "sigma_min": 1.5, "where": "source = 'soft'", "steps": None, "draws": 6}
     before = run(pool, **fixed)
     add(pool, "soft/new.png")
     add(pool, "blurred/new.png", 1)
