@@ -42,17 +42,26 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4096)
     parser.add_argument("--channels", type=int, default=3, help="of the pictures")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--mode", help="of torch.compile; reduce-overhead replays the network as CUDA graphs")
     parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of a step")
     parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the chip's matrix products reach")
     arguments = parser.parse_args()
     config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
     with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
         rows, pictures = prepare(config, arguments.pictures, arguments.channels, Path(folder), world)
-        figures = measure(config, rows, pictures, world, arguments.steps, profile=arguments.profile)
+        figures = measure(
+            config, rows, pictures, world, arguments.steps, mode=arguments.mode, profile=arguments.profile
+        )
     if world.is_first:
         flops = 3 * forward_flops(config, rows.space)
         tflops = figures["pictures_per_s"] * flops / world.size / 1e12
-        about = {"preset": arguments.preset, "set": arguments.settings, "gpus": world.size, "torch": torch.__version__}
+        about = {
+            "preset": arguments.preset,
+            "set": arguments.settings,
+            "mode": arguments.mode,
+            "gpus": world.size,
+            "torch": torch.__version__,
+        }
         share = {"tflops_per_gpu": round(tflops, 1), "share_of_peak": round(tflops / arguments.peak, 3)}
         print(json.dumps({**about, **figures, "gflop_per_picture": round(flops / 1e9, 1), **share}), flush=True)
 
@@ -74,12 +83,19 @@ def prepare(config: TrainConfig, num: int, channels: int, folder: Path, world: W
 
 
 def measure(
-    config: TrainConfig, rows: Rows, pictures: Pictures, world: World, steps: int, *, profile: bool
+    config: TrainConfig,
+    rows: Rows,
+    pictures: Pictures,
+    world: World,
+    steps: int,
+    *,
+    mode: str | None = None,
+    profile: bool = False,
 ) -> dict[str, object]:
     state = new_state(config, rows.space, world)
     use_fast_kernels(world.device)
     if should_compile(world.device, config.compile, config.num_images):
-        state.denoiser.network.compile(dynamic=False)
+        state.denoiser.network.compile(dynamic=False, mode=mode)
     monitor = Monitor(config.batch_size // world.size, world)
     sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)
     stream = with_pictures(
