@@ -46,15 +46,19 @@ def open_proof(data: Path, most: int | None) -> Proof:
 
 
 def jobs() -> list[Job]:
-    """Clean pictures only, a seed of each row, more seeds of one, ablations, more seeds of those."""
-    arms = ("ambient", "fixed", "all")
-    changed = [label for label in ABLATIONS if label != "ambient"]
+    """Clean pictures only; the first row, with the ablations of which most is asked; a seed of each other row; more
+    seeds of one; the other ablations; more seeds of those.
+    """
+    arms, first = ("ambient", "fixed", "all"), ("plain", "kept-plain", "kept")
+    changed = [label for label in ABLATIONS if label not in ("ambient", *first)]
     found = [Job(row=ROWS[0], label="clean", seed=seed) for seed in _SEEDS[:2]]
-    found += [Job(row=row, label=label, seed=0) for row in ROWS for label in arms]
+    found += [Job(row=_ABLATED, label=label, seed=0) for label in (*arms, *first)]
+    found += [Job(row=row, label=label, seed=0) for row in ROWS if row != _ABLATED for label in arms]
     found += [Job(row=ROWS[0], label="clean", seed=_SEEDS[2])]
     found += [Job(row=_SEVERAL, label=label, seed=seed) for seed in _SEEDS[1:] for label in arms]
     found += [Job(row=_ABLATED, label=label, seed=0) for label in changed]
-    return found + [Job(row=_ABLATED, label=label, seed=seed) for seed in _SEEDS[1:] for label in ("ambient", *changed)]
+    again = ("ambient", *first, *changed)
+    return found + [Job(row=_ABLATED, label=label, seed=seed) for seed in _SEEDS[1:] for label in again]
 
 
 def clean_ones(num: int) -> np.ndarray:
