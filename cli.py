@@ -304,7 +304,9 @@ def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for PNG files.")] = Path("samples"),
     npz: Annotated[Path | None, typer.Option(help="Write one npz file (arr_0, label, seed) instead.")] = None,
-    num: Annotated[int | None, typer.Option(help="How many pictures; 64 unless --seeds says.", min=1)] = None,
+    num: Annotated[
+        int | None, typer.Option(help="How many pictures; 64 unless --seeds says.", min=1, max=10**8)
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="One picture per seed, such as 0-49999 or 1,5,9-12.")] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", "--label", help="Classes in turn: 3, 0-9; default: all.")

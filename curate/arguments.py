@@ -6,6 +6,9 @@ from ..schemas.errors import UserError
 from .remote import address
 from .uris import Roots
 
+MOST_NUMBERS = 10**8
+"""That one option may name."""
+
 
 def named(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
     """What ``name=value`` options say. form: what an error says that they look like."""
@@ -31,5 +34,7 @@ def numbers(text: str, option: str) -> list[int]:
         last = last if dash else first
         if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
             raise UserError(f"{option} is written as numbers and ranges, such as 0-49999 or 1,5,9-12, not {text!r}")
+        if (count := int(last) + 1 - int(first) + len(found)) > MOST_NUMBERS:
+            raise UserError(f"{option} names {count:,} numbers: name at most {MOST_NUMBERS:,} at a time")
         found += range(int(first), int(last) + 1)
     return found

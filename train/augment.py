@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from ..curate.noise import Purpose, normals, uniforms
 
+NUM_LABELS = 9
+"""That tell the network how a picture was changed."""
+
 _LN_SCALE = 0.2 * math.log(2.0)  # of one standard deviation of scaling and of stretching
 _SHIFT = 1 / 8  # one standard deviation, in sides of the picture
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ Tensors = dict[str, Tensor]
 class Checkpoint:
     """num_images: pictures seen. parts: ``weights``, ``ema``, ``optimizer``, each name -> tensor on the CPU.
 
-    about: JSON about the run (configuration, fingerprint, Space).
+    about: JSON about the run (configuration, fingerprint, Space). checksums: BLAKE2b-128 of the parts that were read:
+    the same weights have the same.
     """
 
     num_images: int
     parts: dict[str, Tensors]
     about: dict[str, Any]
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 class Damaged(Exception):  # noqa: N818 (it describes the checkpoint, not a fault of the program)
@@ -107,7 +109,8 @@ def read(folder: Path, parts: tuple[str, ...], check: Callable[[dict[str, Any]],
             raise UserError(f"{folder} has checkpoint format {state['format']}, not {_FORMAT}: use another version")
         check(state["about"])
         tensors = {name: _read_part(folder / f"{name}.safetensors", state["checksums"][name]) for name in parts}
-        return Checkpoint(num_images=state["num_images"], parts=tensors, about=state["about"])
+        checksums = {name: state["checksums"][name] for name in parts}
+        return Checkpoint(num_images=state["num_images"], parts=tensors, about=state["about"], checksums=checksums)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from error
 
@@ -115,12 +118,6 @@ def read(folder: Path, parts: tuple[str, ...], check: Callable[[dict[str, Any]],
 def folders(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     return sorted(f for f in (run / "checkpoints").glob("[0-9]" * 12) if f.is_dir())
-
-
-def checksum_of(folder: Path, part: str) -> str:
-    """BLAKE2b-128 of one part of the complete checkpoint in this folder: the same weights have the same."""
-    checksum: str = json.loads((folder / _STATE).read_text())["checksums"][part]
-    return checksum
 
 
 def _remove(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..schemas.errors import UserError
 from ..schemas.usable import BUFFER
+from .augment import NUM_LABELS
 from .ema import LONGEST
 from .networks.kinds import KINDS, NetworkConfig, kind_of
 from .networks.unet import UNetConfig
@@ -110,7 +111,7 @@ class TrainConfig:
             choices = typing.get_args(hints[name])
             _require(getattr(self, name) in choices, f"{name} must be one of {', '.join(choices)}")
         _require(
-            self.augment == 0 or getattr(self.network, "augment_dim", 0) > 0,
+            self.augment == 0 or getattr(self.network, "augment_dim", 0) == NUM_LABELS,
             "augment is told to the network: it needs one with network.augment_dim = 9, such as preset cifar10",
         )
         _require(

@@ -5,7 +5,8 @@ is the standard deviation sigma_rel of t' relative to the run. Two averages, sto
 rebuild that of any other length: the least-squares combination of the stored ones.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..schemas.errors import UserError
 FOLDER = "ema"
 LONGEST = 0.28  # sigma_rel of gamma = 0, the plain mean of the whole run, is 0.2887
 
+_MOST_ERROR = 0.3  # of a rebuilt profile, relative
 Array = NDArray[np.float64]
 
 
@@ -57,7 +59,7 @@ def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -
     """Weights averaged as if sigma_rel had been the length all along, float32 on the CPU.
 
     num_images: at this moment of the run, one at which averages were stored; the last when left out.
-    Raises UserError where nothing fitting is stored.
+    Raises UserError where nothing is stored there, or too little to tell an average of that length.
     """
     if not 0 < sigma_rel <= LONGEST:
         raise UserError(f"the length of an average must lie in (0, {LONGEST}], not {sigma_rel}")
@@ -70,8 +72,21 @@ def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -
     chosen = [i for i, (moment, _) in enumerate(moments) if moment <= end]
     ends = np.array([moments[i][0] for i in chosen], dtype=np.float64)
     gammas = np.array([gamma_of(moments[i][1]) for i in chosen])
+
+    def fitted(length: float) -> tuple[Array, float]:
+        return coefficients(ends, gammas, float(end), gamma_of(length))
+
+    shares, error = fitted(sigma_rel)
+    if error > _MOST_ERROR:
+        lengths = sorted((k / 1000 for k in range(5, 281)), key=lambda length: abs(math.log(length / sigma_rel)))
+        told = (*lengths, moments[chosen[-1]][1])  # the last, of itself, always
+        near = next(length for length in told if fitted(length)[1] <= _MOST_ERROR)
+        raise UserError(
+            f"the averages that {run} stored do not tell that of length {sigma_rel:g} at {end:,} pictures: "
+            f"the nearest that they tell is {near:g}; a smaller snapshot_images stores more"
+        )
     total: dict[str, Tensor] = {}
-    for i, share in zip(chosen, coefficients(ends, gammas, float(end), gamma_of(sigma_rel)), strict=True):
+    for i, share in zip(chosen, shares.tolist(), strict=True):
         for name, tensor in _load(stored[i]).items():
             total[name] = total[name].add(tensor, alpha=share) if name in total else share * tensor.float()
     return total
@@ -85,15 +100,22 @@ def _load(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def coefficients(ends: Array, gammas: Array, end: float, gamma: float) -> Sequence[float]:
+def coefficients(ends: Array, gammas: Array, end: float, gamma: float) -> tuple[Array, float]:
     """Shares of the stored averages in the wanted one: least squares between their profiles (appendix C, algorithm 3).
 
+    The shares add up to 1, which the paper does not ask for: else weights that never change would be scaled.
     ends, gammas: (K,) when each stored average ended and its exponent; end, gamma: of the wanted one.
+    Returns (K,) shares, and the root mean square error of the profile that they make, relative to the wanted one.
     """
     among = _inner(ends[:, None], gammas[:, None], ends[None], gammas[None])
     wanted = _inner(ends, gammas, np.float64(end), np.float64(gamma))
-    shares: list[float] = np.linalg.lstsq(among, wanted, rcond=None)[0].tolist()
-    return shares
+    size = np.sqrt(np.diag(among))  # profiles of short averages are far larger than those of long ones
+    solved = np.linalg.lstsq(among / size / size[:, None], np.stack([wanted, np.ones(len(ends))], 1) / size[:, None])[0]
+    free, even = solved.T / size
+    shares = free + even * (1 - free.sum()) / even.sum()
+    whole = float(_inner(*(np.array(x) for x in (end, gamma, end, gamma))))
+    square = 1 - 2 * float(wanted @ shares) / whole + float(shares @ among @ shares) / whole
+    return shares, math.sqrt(max(0.0, square))
 
 
 def _inner(end_a: Array, gamma_a: Array, end_b: Array | np.float64, gamma_b: Array | np.float64) -> Array:

@@ -20,7 +20,7 @@ from ..curate.whole import writing
 from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .config import TrainConfig
-from .device import device_of_process
+from .device import device_of_process, memory_for
 from .guidance import guided
 from .precondition import Denoiser
 from .samples import (
@@ -42,6 +42,7 @@ from .trained import Trained, load_trained, told
 NUM_STEPS = 18
 _PREVIEW = 64  # pictures in the grid
 _POLL_S = 0.2
+_FEWER = "the same command with `--batch {}` continues"
 
 Draw = Callable[[Tensor], Tensor]
 """seeds (N,) int64 -> pictures (N, C, H, W) on the CPU: uint8 pixels, or float32 latents."""
@@ -105,17 +106,17 @@ def generate(
     where = device_of_process(device)
     main = load_trained(run, where, warn=reporter.warn, ema_std=config.ema_std)
     other = load_trained(guide, where, warn=reporter.warn) if guide else None
-    if main.space.kind == "latent" and not npz:
-        raise UserError(f"{run} draws {main.space}, and there is no decoder to make pictures of them: use --npz FILE")
+    check_pixels(main, npz=npz)
     labels = labels_of(main, config)
     check_guidance(main, other, config)
     settings = _settings(main, other, config)
     with writing(out):
+        folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
         if npz and out.exists():
             check_packed(out, settings, seeds)
+            shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it had removed them
             reporter.say(f"{out} is complete")
             return out
-        folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
         claim(folder, settings)
         share = seeds[rank::world_size]
         draw = drawer(main, other, config, labels)
@@ -144,6 +145,7 @@ def plan(
     cpu, warn = torch.device("cpu"), Reporter().warn
     main = load_trained(run, cpu, warn=warn, ema_std=config.ema_std)
     other = load_trained(guide, cpu, warn=warn) if guide else None
+    check_pixels(main, npz=npz)
     check_guidance(main, other, config)
     labels = labels_of(main, config)
     folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
@@ -174,7 +176,7 @@ def _settings(main: Trained, guide: Trained | None, config: SampleConfig) -> Set
 def seeds_of(num: int | None, seeds: str | None) -> Sequence[int]:
     """The seeds that ``--num`` and ``--seeds`` name: 0 ... num - 1, by default 64, or those written as ``0-9,12``."""
     if seeds is None:
-        return range(num or _PREVIEW)
+        return range(_PREVIEW if num is None else num)
     found = numbers(seeds, "--seeds")
     if num not in (None, len(found)):
         raise UserError(f"--num is {num}, but --seeds names {len(found)}: leave one of them out")
@@ -231,6 +233,14 @@ def labels_of(main: Trained, config: SampleConfig) -> Tensor | None:
     return torch.tensor(config.labels or range(num))
 
 
+def check_pixels(main: Trained, *, npz: bool) -> None:
+    """Raise UserError where there are no pictures to write as PNG files."""
+    if main.space.kind == "latent" and not npz:
+        raise UserError(
+            f"{main.run} draws {main.space}, and there is no decoder to make pictures of them: use --npz FILE"
+        )
+
+
 def check_guidance(main: Trained, guide: Trained | None, config: SampleConfig) -> None:
     """Raise UserError where this run cannot be guided so."""
     if guide is None:
@@ -274,7 +284,9 @@ def _draw_into(
         for start in range(0, len(left), size):
             some = left[start : start + size]
             filled = some + some[-1:] * (size - len(some))
-            for seed, picture in zip(some, draw(torch.tensor(filled, device=device)), strict=False):
+            with memory_for(f"drawing {size:,} pictures at a time", _FEWER.format(max(1, size // 4)), device):
+                drawn = draw(torch.tensor(filled, device=device))
+            for seed, picture in zip(some, drawn, strict=False):
                 save(path_of(folder, seed, suffix, nested=nested), picture)
             advance(len(some))
 

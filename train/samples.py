@@ -33,21 +33,25 @@ def claim(folder: Path, settings: Settings) -> None:
 
     Raises UserError where it holds pictures drawn with others: they must not be mixed.
     """
-    holds_some = any(folder.glob("*.png")) or any(folder.glob("*.npy"))
+    check_folder(folder, settings)
     path = folder / _SETTINGS
     if not path.exists():
-        if holds_some:
-            raise UserError(f"{folder} holds pictures that were not drawn by this command: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path, name=f"{uuid.uuid4().hex}.json") as mine:  # several processes may be here at once
             mine.write_text(json.dumps(settings, indent=1))
-    check_folder(folder, settings)
+        check_folder(folder, settings)
 
 
 def check_folder(folder: Path, settings: Settings) -> None:
-    """Raise UserError where the folder holds pictures that were drawn with other settings."""
+    """Raise UserError where the folder holds pictures that were drawn with other settings, or by something else."""
     if (path := folder / _SETTINGS).exists():
-        _check_same(folder, json.loads(path.read_text()), settings)
+        try:
+            saved = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: choose another folder than {folder}") from error
+        _check_same(folder, saved, settings)
+    elif any(any(folder.glob(pattern)) for pattern in ("*.png", "*.npy", "*/*.png", "*/*.npy")):
+        raise UserError(f"{folder} holds pictures that were not drawn by this command: choose another folder")
 
 
 def path_of(folder: Path, seed: int, suffix: str, *, nested: bool) -> Path:
@@ -116,8 +120,8 @@ def check_packed(npz: Path, settings: Settings, seeds: Sequence[int]) -> None:
     """Raise UserError unless this npz holds these seeds, drawn with these settings."""
     try:
         with np.load(npz) as arrays:
-            saved, about = arrays["seed"].tolist(), json.loads(str(arrays["about"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            saved, about = arrays["seed"].tolist(), dict(json.loads(str(arrays["about"])))
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{npz} exists and was not drawn by this command: choose another file") from error
     _check_same(npz, about, settings)
     if saved != list(seeds):

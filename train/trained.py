@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..schemas.errors import UserError
 from ..schemas.space import Space
-from .checkpoint import checksum_of, newest
+from .checkpoint import newest
 from .config import TrainConfig
 from .device import autocast
 from .ema import reconstruct
@@ -45,7 +45,7 @@ def load_trained(
     found = newest(run, parts=("ema0",), warn=warn)
     if found is None:
         raise UserError(f"{run} has no checkpoint yet: train with `ambient train MANIFEST -o {run}`")
-    folder, checkpoint = found
+    _, checkpoint = found
     config = TrainConfig.from_json(checkpoint.about["config"])
     space = Space.from_json(checkpoint.about["space"])
     denoiser = build_denoiser(config, space).to(device).eval().requires_grad_(False)
@@ -60,7 +60,7 @@ def load_trained(
         config=config,
         space=space,
         trains_none=checkpoint.about.get("trains_none", False),
-        checksum=checksum_of(folder, "ema0"),
+        checksum=checkpoint.checksums["ema0"],
     )
 
 

@@ -57,6 +57,50 @@ def test_any_length_is_rebuilt_from_two_that_were_stored(tmp_path: Path, wanted:
     assert error < 0.02 * float(kept[wanted].norm())
 
 
+def store_even(run: Path, moments: range, *stds: float) -> None:
+    """Averages of weights that never change."""
+    for moment in moments:
+        for std in stds:
+            ema.store(run, moment, std, {"w": torch.ones(3)})
+
+
+@pytest.mark.parametrize("wanted", [0.03, 0.05, 0.1, 0.2, 0.28])
+def test_an_average_of_weights_that_never_change_is_these(tmp_path: Path, wanted: float) -> None:
+    store_even(tmp_path, range(1000, 12001, 1000), 0.05, 0.1)
+    torch.testing.assert_close(ema.reconstruct(tmp_path, wanted)["w"], torch.ones(3), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("wanted", "near"), [(0.28, r"0\.1\d*"), (0.01, r"0\.0[2-5]\d?")])
+def test_too_few_stored_averages_do_not_tell_every_length(tmp_path: Path, wanted: float, near: str) -> None:
+    store_even(tmp_path, range(5120, 10241, 5120), 0.05, 0.1)
+    with pytest.raises(
+        UserError, match=f"length {wanted:g} at 10,240 pictures: the nearest that they tell is ({near});"
+    ) as told:
+        ema.reconstruct(tmp_path, wanted)
+    nearest = float(str(told.value).partition("they tell is ")[2].partition(";")[0])
+    torch.testing.assert_close(ema.reconstruct(tmp_path, nearest)["w"], torch.ones(3), rtol=1e-5, atol=0)
+
+
+def test_shares_are_those_of_the_least_squares_profile() -> None:
+    """Against profiles on a fine grid of times, solved with the sum of the shares held at 1 by a heavy row."""
+    ends, gammas, end, gamma = (
+        np.array([0.5, 0.5, 1.0, 1.0]),
+        np.array([16.97, 6.94, 16.97, 6.94]),
+        1.0,
+        ema.gamma_of(0.15),
+    )
+    times = (np.arange(200_000) + 0.5) / 200_000
+    made = np.stack(
+        [(times < e) * (g + 1) * times**g / e ** (g + 1) for e, g in zip(ends, gammas, strict=True)], axis=1
+    )
+    wanted = (gamma + 1) * times**gamma
+    rows, values = np.vstack([made, np.full(4, 1e6)]), np.append(wanted, 1e6)
+    expected = np.linalg.lstsq(rows, values)[0]
+    shares, error = ema.coefficients(ends, gammas, end, gamma)
+    np.testing.assert_allclose(shares, expected, atol=1e-3)
+    assert error == pytest.approx(np.linalg.norm(made @ shares - wanted) / np.linalg.norm(wanted), rel=1e-3)
+
+
 def test_what_was_stored_is_rebuilt_and_an_earlier_moment_too(tmp_path: Path) -> None:
     for moment in (10, 20):
         for std in (0.05, 0.1):

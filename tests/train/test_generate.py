@@ -252,6 +252,11 @@ def test_latents_go_into_an_npz_only(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", space=space)
     with pytest.raises(UserError, match=r"latents of some-vae.*--npz"):
         generate(run, tmp_path / "out", range(2), QUICK, device="cpu")
+    with pytest.raises(UserError, match=r"latents of some-vae.*--npz"):
+        plan(run, tmp_path / "out", range(2), QUICK)
+    for _ in range(2):
+        generate(run, tmp_path / "out.npz", range(2), QUICK, npz=True, device="cpu")
+        (tmp_path / "out.npz.parts").mkdir()  # as a call that was killed before it had removed them leaves it
     generate(run, tmp_path / "out.npz", range(2), QUICK, npz=True, device="cpu")
     with np.load(tmp_path / "out.npz") as arrays:
         expected = by_hand(loaded(run), [0, 1], None).permute(0, 2, 3, 1)
@@ -316,8 +321,20 @@ def test_the_seeds_that_options_name() -> None:
     assert len(seeds_of(50_000, "0-49999")) == 50_000
     assert list(seeds_of(3, None)) == [0, 1, 2]
     assert len(seeds_of(None, None)) == 64
+    assert len(seeds_of(0, None)) == 0  # which generate refuses
     with pytest.raises(UserError, match="--seeds names 2"):
         seeds_of(3, "0-1")
+    with pytest.raises(UserError, match="at most 100,000,000 at a time"):
+        seeds_of(None, "0-9223372036854775807")
+
+
+def test_too_little_memory_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_memory(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
+
+    monkeypatch.setattr(module, "solve", without_memory)
+    with pytest.raises(UserError, match=r"for drawing 8 pictures at a time: .*`--batch 2` continues"):
+        generate(run, tmp_path / "out", range(9), QUICK, batch_size=8, device="cpu")
 
 
 def test_a_full_disk_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

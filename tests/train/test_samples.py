@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ambient.schemas.errors import UserError
-from ambient.train.samples import check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
+from ambient.train.samples import check_folder, check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
 from PIL import Image
 
 SETTINGS = {"solver": "heun", "labels": (1, 2), "checkpoint": "a"}
@@ -98,7 +98,11 @@ def test_npz_holds_the_files_in_their_order(tmp_path: Path, latent: bool) -> Non
 def test_an_npz_of_others_is_left_alone(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", np.zeros(3))
     (tmp_path / "c.npz").write_text("text")
-    for name in ("b.npz", "c.npz"):
+    (tmp_path / "d.npz").touch()
+    with (tmp_path / "e.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    np.savez(tmp_path / "f.npz", seed=np.array([0]), about=np.array("[1]"))
+    for name in ("b.npz", "c.npz", "d.npz", "e.npz", "f.npz"):
         with pytest.raises(UserError, match="not drawn by this command"):
             check_packed(tmp_path / name, SETTINGS, [0])
 
@@ -114,8 +118,17 @@ def test_a_folder_belongs_to_one_way_of_drawing(tmp_path: Path) -> None:
         claim(folder, {**SETTINGS, "labels": None})
 
 
-def test_a_folder_with_other_pictures_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(b"")
-    with pytest.raises(UserError, match="not drawn by this command"):
+@pytest.mark.parametrize("name", ["cat.png", "000000/000000.png", "000000/000000.npy"])
+def test_a_folder_with_other_pictures_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    for look in (claim, check_folder):
+        with pytest.raises(UserError, match="not drawn by this command"):
+            look(tmp_path, SETTINGS)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+def test_settings_that_were_cut_short_are_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sampling.json").touch()
+    with pytest.raises(UserError, match=r"sampling.json is damaged"):
         claim(tmp_path, SETTINGS)
-    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]

@@ -8,7 +8,7 @@ from typing import Any
 from ...curate.reporter import Reporter
 from ...curate.whole import writing
 from ...schemas.errors import UserError
-from ..checkpoint import checksum_of, folders, newest
+from ..checkpoint import folders, newest
 from ..config import TrainConfig
 from ..generate import SampleConfig, generate
 from .sources import is_manifest
@@ -68,7 +68,7 @@ def newest_of(run: Path, reporter: Reporter) -> Newest:
         images=checkpoint.num_images,
         total=total,
         ema_std=config.ema_stds[0],
-        checksum=checksum_of(folder, "ema0"),
+        checksum=checkpoint.checksums["ema0"],
     )
 
 

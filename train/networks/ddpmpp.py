@@ -167,7 +167,8 @@ class GroupNorm(nn.GroupNorm):
     The compiler turns these into kernels that read channels-last memory in its order; PyTorch's own formula does not,
     and the whole training step takes half as long again. Mean of the squares less square of the mean: the variance of
     ``torch.var_mean`` has a derivative that takes the mean of x once more, and more operations to compile. What
-    cancels is below the rounding of x to bfloat16.
+    cancels is below the rounding of x to bfloat16; in float32 the variance of a group whose mean is m deviations from 0
+    is off by about m^2 6e-8 of itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
