@@ -64,8 +64,8 @@ def annotate(
     open), or when `out` holds another run's manifest and overwrite is False.
     """
     reporter = reporter or Reporter()
-    if preview and (config.clean or config.clean_predicate):
-        raise UserError("--preview shows a choice by rank: leave out --clean and --clean-where")
+    if preview:
+        _check_preview(config, update=update)
     with joined() as team:
         place, workers = team.device(choose_device(device)), -(-workers // team.size)
         with fast_matmul(place):
@@ -75,6 +75,15 @@ def annotate(
                 _lead(pool, out, config, team, place, workers, overwrite, update, preview, reporter)
                 team.tell(None)
     return out
+
+
+def _check_preview(config: AnnotateConfig, *, update: bool) -> None:
+    """Raise UserError where no clean set is chosen by rank."""
+    said = config.clean or config.clean_predicate or config.classifier or config.sigma_min is not None
+    if update:
+        raise UserError("--preview shows how a clean set is chosen, and --update keeps the one there is")
+    if said and config.clean_top is None:
+        raise UserError("--preview shows a choice by rank: add --clean-top, or leave --preview out")
 
 
 def _lead(
@@ -97,6 +106,8 @@ def _lead(
     before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
     if before is None and is_finished(out, identity, METADATA_KEY, overwrite=overwrite, reporter=reporter):
         reporter.say("pictures that were changed since are looked at with --update")
+        if preview:
+            reporter.say("the clean set is shown while it is chosen: --preview needs --overwrite here")
         return
     with Work(out, _work_id(identity, place, before)) as work:
         if work.discarded:

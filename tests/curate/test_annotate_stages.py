@@ -357,7 +357,7 @@ def test_clean_by_predicate_and_by_ranks(small: Path, stub: Stub, capsys: pytest
     assert read_metadata(small.parent / "m.parquet").clean_set == "the top 5% by undamaged"
 
 
-def test_clean_by_rank_with_a_preview(small: Path, stub: Stub) -> None:
+def test_clean_by_rank_with_a_preview(small: Path, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub()
     out = small.parent / "m.parquet"
     config = AnnotateConfig(clean_top=Top(share=0.5, by=("sharpness", "noise"), within="source"), draws=1)
@@ -372,8 +372,14 @@ def test_clean_by_rank_with_a_preview(small: Path, stub: Stub) -> None:
     assert metadata.clean_set == "the top 50% by the mean of the ranks in sharpness, noise within each source"
     with Image.open(small.parent / "m.clean.png") as sheet:
         assert sheet.format == "PNG"
-    with pytest.raises(UserError, match="--preview shows a choice by rank"):
-        annotate(small, out, AnnotateConfig(clean=small / "clean"), device="cpu", preview=True)
+    for other in ({"clean": small / "clean"}, {"sigma_min": 1.0}, {"classifier": small / "c"}, {"clean_where": "true"}):
+        with pytest.raises(UserError, match="--preview shows a choice by rank"):
+            annotate(small, out, AnnotateConfig(**other), device="cpu", preview=True)
+    with pytest.raises(UserError, match="--update keeps the one there is"):
+        annotate(small, out, config, device="cpu", preview=True, update=True)
+    capsys.readouterr()
+    annotate(small, out, config, device="cpu", preview=True)
+    assert "--preview needs --overwrite here" in capsys.readouterr().err
 
 
 def test_bad_clean_sets_are_one_line(small: Path, stub: Stub) -> None:
