@@ -29,6 +29,7 @@ from .known import join_scores, score_names
 from .learn import CLASSIFIER, trained
 from .manifest import Work, fingerprint, is_finished, with_curves, write_manifest
 from .measure import follow, measure, measured_parts, noise_of_draws, unreadable_now
+from .memory import give_back
 from .networks import ScoreConfig, load_networks
 from .pool import Found, find
 from .reading import collect, usable
@@ -118,7 +119,8 @@ def _lead(
             return
         sheet = out.with_suffix(".clean.png") if preview else None
         records, clean_set = choose_clean(usable(_collect(found, run)), pool, sheet, run)
-        pa.default_memory_pool().release_unused()  # as much as the records take, several times over
+        del found
+        give_back()  # as much as the records take, several times over
         metadata = Metadata(
             space=_space(records, run),
             roots=roots,
@@ -134,7 +136,9 @@ def _lead(
             records, metadata = _judged(records, metadata, run)
             with replacing(classifier_beside(out)) as beside:
                 shutil.copyfile(work.folder / CLASSIFIER, beside)
+            give_back()
         rows = _decided(records, metadata, run)
+        del records
         write_manifest(out, rows, manifest_schema(score_fields(rows.schema)), metadata, curves=measured_parts(work))
 
 

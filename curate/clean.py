@@ -19,6 +19,7 @@ from .scores import COMBINED
 def choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) -> tuple[pa.Table, str]:
     """Stage 2: who is clean, and by what; then duplicates, among which a clean picture wins.
 
+    Before a choice by rank duplicates are settled, too: copies must not take the places of others.
     sheet: where to show a choice by rank. Raises UserError where there is nothing to tell apart.
     """
     config = run.config
@@ -31,7 +32,7 @@ def choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) ->
         given = "--classifier judges" if config.classifier else f"--sigma-min {config.sigma_min:g} holds for"
         mask, how = np.zeros(len(records), bool), f"nothing: {given} every picture"
     else:
-        top = config.clean_top or Top()
+        top, records = config.clean_top or Top(), settle_duplicates(records, config.duplicates)
         mask, how = best(records, top), str(top)
         _say_agreement(records, top, run.reporter)
         if sheet:

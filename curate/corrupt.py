@@ -4,9 +4,12 @@ What happens to a picture depends on the seed and its content id only; which pic
 number ranks among those of the pool.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +29,7 @@ from .parallel import map_in_order
 from .pool import Record, content_id, find, scan
 from .remote import address
 from .uris import Roots, read_bytes, split_uri
-from .whole import replacing, write_whole, writing
+from .whole import PARTIAL, replacing, write_whole, writing
 
 __all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
 
@@ -51,6 +54,7 @@ with strength, such as ``blur-0.6``, or ``clean``. angle: degrees, of motion blu
 written: its status and reason are the pool's, and only ``original`` and maybe ``original_id`` are there."""
 
 _COMMAND_NAME = "corruption.json"
+_LOCK = ".lock"
 _MAX_NAME = 230  # bytes of a file name, which leaves room for a number and an extension below the usual 255
 
 Progress = Callable[[int, int], None]
@@ -81,8 +85,8 @@ def corrupt(
     The corruptions get equal shares, as nearly as possible. Files go to ``out/<corruption or clean>/<path>.png``; the
     table returned (schema TABLE, one row per picture found) is also ``out/corruption.parquet``, written last.
     progress: called with (steps done, steps in all), two steps per picture. The same command again finishes what was
-    interrupted. Raises UserError when the pool has no usable picture, when out holds anything else or lies inside
-    the pool, and when it cannot be written.
+    interrupted. Raises UserError when the pool has no usable picture, when out holds anything else, lies inside the
+    pool or is being written by another run, and when it cannot be written.
     """
     if not corruptions or not 0 <= fraction <= 1 or seed < 0:
         raise UserError("name at least one corruption, a fraction between 0 and 1, and a seed that is not negative")
@@ -92,7 +96,7 @@ def corrupt(
     steps = _Steps(progress, 2 * len(found.candidates))
     records = list(steps.count(scan(found, roots, workers=workers)))
     tasks = _plan(records, roots, list(corruptions), fraction, seed)
-    with writing(out):
+    with writing(out), _alone(out):
         _claim(out, records, corruptions, fraction, seed)
         write = partial(_write, out=out, roots=roots, seed=seed)
         rows = steps.count(map_in_order(write, tasks, workers=workers, processes=True))
@@ -124,6 +128,28 @@ def _check_places(pool: Path, out: Path) -> None:
         raise UserError(f"{out} is a file: name a folder that does not exist yet")
 
 
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Make ``out`` and hold it against other runs. The lock is removed; one that a kill leaves locks nothing."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if _COMMAND_NAME not in names and names - {_LOCK, _COMMAND_NAME + PARTIAL}:
+        raise UserError(f"{out} is not empty: name a folder that does not exist yet")
+    out.mkdir(parents=True, exist_ok=True)
+    lock = out / _LOCK
+    with lock.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except (BlockingIOError, FileNotFoundError):  # gone where a run has just ended
+            same = False
+        if not same:
+            raise UserError(f"another run is writing {out}: wait for it or name another folder")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def _claim(out: Path, records: list[Record], corruptions: Sequence[Corruption], fraction: float, seed: int) -> None:
     """Write down in ``out`` which command fills it, or check that it was this one."""
     content = digests.of_json([[r["uri"], r["id"]] for r in records])
@@ -134,9 +160,6 @@ def _claim(out: Path, records: list[Record], corruptions: Sequence[Corruption], 
         if _noted(note) != command:
             raise UserError(f"{out} holds the output of another pool or command: name another folder or delete it")
         return
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name a folder that does not exist yet")
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(note, json.dumps(command).encode())
 
 

@@ -19,6 +19,8 @@ Damaged = tuple[U8, dict[str, float]]
 _SAMPLES_PER_PIXEL = 32  # along the line of motion
 _PATCHES_PER_SIDE = 8
 _MID_GREY = 128
+_JPEG_SIDE = 65_500  # at most, in libjpeg
+_JPEG_PIECE = 65_488  # of a longer side: a multiple of 16, so that the pieces' blocks lie on one grid
 
 
 def gaussian_blur(pixels: U8, sigma: float, random: np.random.Generator) -> Damaged:  # noqa: ARG001
@@ -27,8 +29,15 @@ def gaussian_blur(pixels: U8, sigma: float, random: np.random.Generator) -> Dama
     return _rounded(blurred), {}
 
 
-def jpeg(pixels: U8, quality: float, random: np.random.Generator) -> Damaged:  # noqa: ARG001
-    """JPEG at a quality of 1 to 95 on the scale of libjpeg, chroma at half resolution; block grid at the corner."""
+def jpeg(pixels: U8, quality: float, random: np.random.Generator) -> Damaged:
+    """JPEG at a quality of 1 to 95 on the scale of libjpeg, chroma at half resolution; block grid at the corner.
+
+    A picture too long for one file is compressed in pieces, which shows in the chroma beside their seams only.
+    """
+    axis = int(np.argmax(pixels.shape[:2]))
+    if pixels.shape[axis] > _JPEG_SIDE:
+        pieces = np.split(pixels, range(_JPEG_PIECE, pixels.shape[axis], _JPEG_PIECE), axis=axis)
+        return np.concatenate([jpeg(piece, quality, random)[0] for piece in pieces], axis=axis), {}
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=int(quality), subsampling="4:2:0")
     with Image.open(data) as image:

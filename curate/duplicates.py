@@ -1,5 +1,6 @@
 """Pictures that look the same: perceptual hashes, and for each picture the earlier one that it repeats."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ DISTANCE = 3
 """Bits of 64 in which near duplicates may differ: one less than the bands, so that some band is equal."""
 
 _BANDS = 4  # of 16 bits
+_CELLS = 2**22  # pairs compared at a time, which bounds memory
 
 
 def phash(pixels: U8) -> str:
@@ -59,8 +61,16 @@ def _close(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.in
         cuts = [0, *(np.flatnonzero(np.diff(key[order])) + 1).tolist(), len(order)]
         for start, stop in pairwise(cuts):
             if stop - start > 1:
-                mine = order[start:stop]
-                close = np.bitwise_count(distinct[mine][:, None] ^ distinct[mine][None, :]) <= DISTANCE
-                i, j = np.nonzero(np.triu(close, 1))
-                pairs.append((example[mine[i]], example[mine[j]]))
+                for i, j in _close_rows(distinct[order[start:stop]]):
+                    pairs.append((example[order[start + i]], example[order[start + j]]))
     return np.concatenate([i for i, _ in pairs]), np.concatenate([j for _, j in pairs])
+
+
+def _close_rows(values: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All pairs i < j within DISTANCE bits, some rows of the matrix of all distances at a time."""
+    rows = max(1, _CELLS // len(values))
+    for start in range(0, len(values), rows):
+        rest = values[start:]
+        close = np.bitwise_count(rest[:rows, None] ^ rest[None, :]) <= DISTANCE
+        i, j = np.nonzero(np.triu(close, 1))
+        yield start + i, start + j

@@ -42,7 +42,8 @@ def jpeg_quality(grey: F32) -> float:
 
     grey: (N, h, w) windows that begin at multiples of 8 of one picture, in grey levels. Sides under 15 show nothing.
     Steps of other tables than libjpeg's count as the quality whose steps they resemble. Where the evidence is weak
-    the result lies between: 100 - P(there is a grid) (100 - the quality found).
+    the result lies between: 100 - P(there is a grid) (100 - the quality found), rounded to 0.1, so that next to no
+    evidence is none.
     """
     if min(grey.shape[1:]) < 2 * GRID - 1:
         return NOT_COMPRESSED
@@ -53,7 +54,7 @@ def jpeg_quality(grey: F32) -> float:
     if exponent < -_EXPONENT_LIMIT:
         return NOT_COMPRESSED
     weight = 1 / (1 + math.exp(-min(_EXPONENT_LIMIT, exponent)))
-    return NOT_COMPRESSED - weight * (NOT_COMPRESSED - _quality(sizes, place))
+    return round(NOT_COMPRESSED - weight * (NOT_COMPRESSED - _quality(sizes, place)), 1)
 
 
 def dct_basis(side: int = GRID) -> F32:

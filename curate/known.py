@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, METADATA_KEY, file_metadata, read_metadata, score_fields
@@ -21,6 +23,7 @@ def is_known(path: Path) -> bool:
 def join_scores(records: pa.Table, path: Path) -> pa.Table:
     """The records with the score columns of another table that they do not have, matched by content id.
 
+    near_duplicate_of, which names pictures of that table, is told anew from the hashes; without them it is left out.
     path: a manifest or what `ambient score` wrote. Raises UserError where it is neither, or no picture is in both.
     """
     names = score_names(path)
@@ -30,8 +33,13 @@ def join_scores(records: pa.Table, path: Path) -> pa.Table:
     if place.null_count == len(place):
         raise UserError(f"{path} has scores of other pictures: none of its ids is in this pool")
     for name in names:
-        if name not in records.column_names:
+        if name not in (*records.column_names, "near_duplicate_of"):
             records = with_column(records, name, other[name].take(place))
+    if "near_duplicate_of" in names and "phash" in names:
+        first = duplicates.near_duplicates(records["phash"])
+        content = records["id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        first[content == content[first]] = -1  # copies are settled later, and the one that is kept must lead its kind
+        records = with_near_duplicates(records, first)
     return records
 
 
@@ -44,6 +52,12 @@ def score_names(path: Path) -> list[str]:
 def _is_score(column: pa.Field) -> bool:
     embedding = pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()
     return column.type == pa.float32() or embedding or column.name in duplicates.NAMES
+
+
+def with_near_duplicates(table: pa.Table, first: NDArray[np.int64]) -> pa.Table:
+    """The table with near_duplicate_of. first: (N,) as ``near_duplicates`` tells it."""
+    uris = table["uri"].cast(pa.string())
+    return with_column(table, "near_duplicate_of", uris.take(pa.array(first, mask=first < 0)))
 
 
 def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
@@ -33,6 +32,7 @@ spinning threads each read a sixteenth of what they can."""
 _AHEAD = 4  # tasks under way per worker: enough to ride out a large picture, few enough to bound memory
 _MANY, _PER_TASK = 2048, 16  # items that are worth starting processes for; and items that travel together
 
+_pools: dict[int, ProcessPoolExecutor] = {}  # by how many processes each has
 _exclusive: AbstractContextManager[Any] = threading.Lock()
 
 
@@ -69,7 +69,7 @@ def map_in_order(
             for results in _in_order(_started(workers), _Each(function), tasks, workers * _AHEAD):
                 yield from results
         except BrokenProcessPool as error:
-            _started.cache_clear()
+            stop_processes()
             raise UserError(
                 "a process that reads pictures was killed, perhaps for memory: try fewer workers"
             ) from error
@@ -101,8 +101,20 @@ class _Each:
         return [self.function(item) for item in items]
 
 
-@cache
+def stop_processes() -> None:
+    """End the processes that do nothing now, and give their memory back; the next work for processes starts others."""
+    for pool in _pools.values():
+        pool.shutdown()
+    _pools.clear()
+
+
 def _started(workers: int) -> ProcessPoolExecutor:
+    if workers not in _pools:
+        _pools[workers] = _start(workers)
+    return _pools[workers]
+
+
+def _start(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.pool"])
     # The server inherits the mask, so that an interrupt is met by this process alone. Starting the tracker lifts it.

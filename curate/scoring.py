@@ -21,18 +21,19 @@ from ..schemas.scored import SCORED_KEY, Scored
 from . import digests, duplicates
 from .columns import vectors
 from .device import choose_device
-from .images import U8, decode
-from .known import is_known, read_about, with_column
+from .images import U8, Unusable, decode, unusable
+from .known import is_known, read_about, with_column, with_near_duplicates
 from .manifest import Work, is_finished, write_table
 from .networks import Networks, ScoreConfig, load_networks
 from .parallel import map_in_order
-from .pool import Found, find, settle_duplicates
+from .pool import Found, content_id, find, settle_duplicates
 from .reading import collect, usable
 from .reference import roots_of
+from .remote import is_remote
 from .reporter import Advance, Reporter
 from .scorers import measure_all
 from .scores import SCORES, score
-from .uris import Roots, read_bytes
+from .uris import Roots, read_bytes, split_uri
 from .weights import given
 
 ROWS_PER_PART = 1024
@@ -55,14 +56,18 @@ def score_target(
 
     Whatever else a manifest holds, its metadata too, stays as it is; a score that it has already is measured anew. The
     same command continues a run that was stopped. roots: where roots of a manifest lie now.
-    Raises UserError when the target cannot be read, weights are missing, or `out` is another run's.
+    Raises UserError when the target or a root of it cannot be read, weights are missing, or `out` is another run's.
     """
     reporter, place = reporter or Reporter(), choose_device(device)
     asked = _open(target, config, roots or {})
     contents = {name: digests.of_file(Path(given(name, file))) for name, file in config.weights.items()}
     run = digests.of_json([asdict(config), contents, asked.roots, asked.rows, __version__])
     if is_finished(out, run, SCORED_KEY, overwrite=overwrite, reporter=reporter):
+        if asked.found:
+            reporter.say("pictures that were changed since are scored again with --overwrite")
         return out
+    if asked.table is not None:
+        _check_there(asked.table, asked.roots)
     networks = load_networks(config, place)  # before hours of reading, since weights may be missing
     with Work(out, run) as work:
         table, names = asked.table, list(config.by)
@@ -120,6 +125,22 @@ def _open(target: Path, config: ScoreConfig, moved: Roots) -> _Asked:
     return _Asked(roots=roots, rows=found.candidates.digest(), found=found)
 
 
+def _check_there(table: pa.Table, roots: Roots) -> None:
+    """Raise UserError where a root is gone, and so are its pictures: those of a list may lie elsewhere."""
+    gone = {path: name for name, path in roots.items() if not is_remote(path) and not Path(path).exists()}
+    uris = table.filter(pc.equal(table["status"].cast(pa.string()), "ok"))["uri"].to_pylist() if gone else []
+    for path, name in gone.items():
+        uri = next((uri for uri in uris if split_uri(uri, roots)[0] == path), None)
+        if uri is None:
+            continue
+        try:
+            read_bytes(uri, roots, 1)
+        except Exception as error:
+            raise UserError(
+                f"{path} is gone ({uri!r} is in it): say where it is now with `--root {name}=/new/place`"
+            ) from error
+
+
 def add_scores(
     table: pa.Table,
     by: list[str],
@@ -134,7 +155,7 @@ def add_scores(
     """The table with a column for each of these measures, replaced where there is one of that name.
 
     networks: those that are not built in, from ``load_networks``. Only rows with status ``ok`` are read; the others,
-    and pictures that a measure cannot judge, have null.
+    pictures that a measure cannot judge, and files that have other content than their id says, have null.
     """
     names = list(dict.fromkeys("phash" if name in duplicates.NAMES else name for name in by))
     if not names:
@@ -147,21 +168,20 @@ def add_scores(
             if path.exists():
                 advance(len(mine))
             else:
-                part = pa.table({"uri": table["uri"].take(mine), "caption": table["caption"].take(mine)})
+                part = table.select(["uri", "id", "caption"]).take(pa.array(mine))
                 write_table(path, _score_part(part, names, networks, roots, device, workers, advance, reporter))
             parts.append(pq.read_table(path))
-    found = pa.concat_tables(parts) if parts else pa.table({name: pa.nulls(0, networks.kind(name)) for name in names})
+    kinds = {**{name: networks.kind(name) for name in names}, "problem": pa.string()}
+    found = pa.concat_tables(parts) if parts else pa.table({name: pa.nulls(0, kind) for name, kind in kinds.items()})
+    problems = found["problem"].combine_chunks()
     for name in names:
         column = found[name].combine_chunks()
-        _say_unknown(name, column, [uris[row] for row in rows.tolist()], reporter)
+        _say_unknown(name, column, [uris[row] for row in rows.tolist()], problems, reporter)
         index = np.full(len(table), -1)
         index[rows] = np.arange(len(rows))
         table = with_column(table, name, column.take(pa.array(index, mask=index < 0)))
     if "phash" in names:
-        first = duplicates.near_duplicates(table["phash"])
-        table = with_column(
-            table, "near_duplicate_of", table["uri"].cast(pa.string()).take(pa.array(first, mask=first < 0))
-        )
+        table = with_near_duplicates(table, duplicates.near_duplicates(table["phash"]))
     return table
 
 
@@ -175,29 +195,33 @@ def _score_part(
     advance: Advance,
     reporter: Reporter,
 ) -> pa.Table:
-    """Columns `names` for these pictures (uri, caption), null where there is no value."""
-    uris = part["uri"].to_pylist()
-    values: dict[str, list[Any]] = {name: [None] * len(uris) for name in names}
+    """Columns `names` for these pictures (uri, id, caption), null where there is no value, and why none can be read."""
+    wanted = list(zip(part["uri"].to_pylist(), part["id"].to_pylist(), strict=True))
+    values: dict[str, list[Any]] = {name: [None] * len(wanted) for name in names}
+    reasons: list[str | None] = [None] * len(wanted)
 
-    def look(uri: str) -> tuple[Values, dict[str, list[U8]]]:
+    def look(picture: tuple[str, str]) -> tuple[Values, dict[str, list[U8]], str | None]:
         """Everything that a thread can do with a picture: built-in values, and the pieces for each network."""
         try:
-            pixels = decode(read_bytes(uri, roots)).pixels
+            data = read_bytes(picture[0], roots)
+            if content_id(data) != picture[1]:
+                raise Unusable("unreadable", "its content is not what it was")
+            pixels = decode(data).pixels
             done: Values = score(pixels) if set(names) & set(SCORES) else {}
             if "phash" in names:
                 done["phash"] = duplicates.phash(pixels)
-            return done, {scorer.name: scorer.cut(pixels) for scorer in networks.scorers}
-        except Exception:  # noqa: BLE001 (any file may fail in any way: it has no scores, and the run goes on)
-            return {}, {}
+            return done, {scorer.name: scorer.cut(pixels) for scorer in networks.scorers}, None
+        except Exception as error:  # noqa: BLE001 (any file may fail in any way: it has no scores, and the run goes on)
+            return {}, {}, unusable(error).reason
 
     def pieces() -> Iterator[tuple[int, dict[str, list[U8]]]]:
-        for row, (done, cuts) in enumerate(map_in_order(look, uris, workers=workers)):
+        for row, (done, cuts, reasons[row]) in enumerate(map_in_order(look, wanted, workers=workers)):
             for name in set(names) & set(done):
                 values[name][row] = done[name]
             yield row, cuts
             advance(1)
 
-    found, problems = measure_all(pieces(), networks.scorers, len(uris), device)
+    found, problems = measure_all(pieces(), networks.scorers, len(wanted), device)
     for name, problem in problems.items():
         reporter.warn(f"{name} failed on some pictures: {problem}")
     if "clipscore" in names and networks.embedder:
@@ -206,10 +230,14 @@ def _score_part(
     for name, means in found.items():
         missing = ~np.isfinite(means)
         columns[name] = pa.array(means, pa.float32(), mask=missing) if means.ndim == 1 else vectors(means)
-    return pa.table({name: columns[name] for name in names})
+    return pa.table({**{name: columns[name] for name in names}, "problem": pa.array(reasons, pa.string())})
 
 
-def _say_unknown(name: str, column: pa.Array, uris: list[str], reporter: Reporter) -> None:
+def _say_unknown(name: str, column: pa.Array, uris: list[str], problems: pa.Array, reporter: Reporter) -> None:
+    """problems: why pictures cannot be read; one that can, but not be judged, is named where there is no other."""
     missing = np.flatnonzero(~np.array(column.is_valid()))
     if len(missing):
-        reporter.warn(f"{len(missing):,} of {len(column):,} pictures have no {name}; the first is {uris[missing[0]]!r}")
+        unread = missing[np.array(problems.is_valid())[missing]]
+        first = int((unread if len(unread) else missing)[0])
+        why = f": {problems[first]}" if len(unread) else ""
+        reporter.warn(f"{len(missing):,} of {len(column):,} pictures have no {name}, such as {uris[first]!r}{why}")

@@ -60,8 +60,9 @@ def print_picture(row: dict[str, Any], metadata: Metadata) -> None:
     facts = {
         name: value for name, value in row.items() if value is not None and name not in ("uri", "p_clean", "draws")
     }
+    width = max(len(shown(name)) for name in facts) + 2
     for name, value in facts.items():
-        console.print(f"  {shown(name):<14}{shown(value)}", markup=False)
+        console.print(f"  {shown(name):<{width}}{shown(value)}", markup=False)
     if row["p_clean"] is not None and len(row["p_clean"]) == len(metadata.sigma_grid):
         console.print("\n" + "\n".join(draw(row, metadata)), markup=False)
     console.print()

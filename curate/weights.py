@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 from ..schemas.errors import UserError
 
@@ -31,13 +32,17 @@ def given(name: str, file: str) -> str:
 
 
 def reachable(url: str) -> bool:
-    """Whether the host of a url answers. Asked first, since libraries retry for minutes."""
+    """Whether the host of a url answers, or the proxy that is set for it. Asked first: libraries retry for minutes."""
     parts = urlparse(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.netloc):
+        parts = urlparse(proxy if "//" in proxy else f"//{proxy}")
     if parts.hostname is None or os.environ.get("HF_HUB_OFFLINE") == "1":
         return False
     try:
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=_CONNECT_S).close()
-    except OSError:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
+    except (OSError, ValueError):  # the latter of a port that is none
         return False
     return True
 

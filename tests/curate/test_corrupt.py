@@ -1,6 +1,9 @@
 import hashlib
 import math
 import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from io import BytesIO
@@ -9,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ambient.curate import corrupt as corrupt_module
+from ambient.curate import corruptions as corruptions_module
 from ambient.curate.corrupt import TABLE, Corruption, corrupt, parse
 from ambient.curate.corruptions import line_kernel
 from ambient.curate.pool import find
@@ -50,6 +54,31 @@ def test_jpeg_is_what_pillow_writes():
     data = BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=25)
     assert np.array_equal(apply("jpeg-25", pixels)[0], np.asarray(Image.open(data)))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_jpeg_of_a_picture_too_long_for_one_file(axis, monkeypatch):
+    """As in one file, but for the chroma of the two columns beside a seam."""
+    whole = np.ascontiguousarray(np.moveaxis(noise(32, 150), 0, 1 - axis))
+    expected = apply("jpeg-25", whole)[0]
+    monkeypatch.setattr(corruptions_module, "_JPEG_SIDE", 70)
+    monkeypatch.setattr(corruptions_module, "_JPEG_PIECE", 64)
+    found = apply("jpeg-25", whole)[0]
+    assert found.shape == whole.shape and found.dtype == np.uint8
+    different = np.flatnonzero((found != expected).any(axis=(1 - axis, 2)))
+    assert set(different.tolist()) <= {63, 64, 127, 128}
+    luma = np.array([0.299, 0.587, 0.114])
+    inside = ((found > 0) & (found < 255) & (expected > 0) & (expected < 255)).all(axis=2)
+    assert np.abs((found @ luma - expected @ luma)[inside]).max() < 2
+
+
+@pytest.mark.parametrize("shape", [(16, 70_000), (70_000, 16)])
+def test_jpeg_of_more_than_libjpeg_takes(shape):
+    pixels = noise(*shape)
+    found, _ = apply("jpeg-95", pixels)
+    assert found.shape == pixels.shape and not np.array_equal(found, pixels)
+    end = apply("jpeg-95", pixels[-16:, -16:])[0]
+    assert np.array_equal(found[-15:, -15:], end[-15:, -15:])
 
 
 def test_motion_is_along_a_line():
@@ -214,6 +243,58 @@ def test_an_interrupted_run_is_finished(pool, tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
 
 
+def test_two_runs_on_one_output_refuse_each_other(pool, tmp_path, monkeypatch):
+    """The second finds the first at work, whatever it would do itself, and does not disturb it."""
+    whole, out = corrupt(pool, tmp_path / "whole", corruptions=ALL), tmp_path / "out"
+    real, refused = corrupt_module._write, []
+
+    def meet(task, **options):
+        if task.number in (0, 20):
+            for seed in (0, 1):
+                with pytest.raises(UserError, match=r"another run is writing .*out: wait for it or") as error:
+                    corrupt(pool, out, corruptions=ALL, seed=seed, workers=0)
+                refused.append(str(error.value))
+        return real(task, **options)
+
+    monkeypatch.setattr(corrupt_module, "_write", meet)
+    assert corrupt(pool, out, corruptions=ALL, workers=0).equals(whole)
+    assert len(refused) == 4 and not any("\n" in message for message in refused)
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ambient.curate import corrupt
+real, done = corrupt._write, []
+def write(task, **options):
+    done.append(task)
+    if len(done) > 5:
+        (Path(sys.argv[2]) / f".{task.number}.part").write_bytes(b"half a picture")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(task, **options)
+corrupt._write = write
+corrupt.corrupt(Path(sys.argv[1]), Path(sys.argv[2]), corruptions=[corrupt.parse("blur-2")], workers=0)
+"""
+
+
+def test_a_run_that_was_killed_is_finished(pool, tmp_path):
+    whole, out = corrupt(pool, tmp_path / "whole", corruptions=[parse("blur-2")]), tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(pool), str(out)], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(list(out.rglob("*.png"))) == 5
+    assert corrupt(pool, out, corruptions=[parse("blur-2")]).equals(whole)
+    assert not list(out.rglob(".lock"))
+
+
+def test_a_run_that_was_killed_before_its_note_is_finished(pool, tmp_path):
+    whole, out = corrupt(pool, tmp_path / "whole", corruptions=ALL), tmp_path / "out"
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / "corruption.json.partial").write_text("{")
+    assert corrupt(pool, out, corruptions=ALL).equals(whole)
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == ["corruption.json", "corruption.parquet"]
+
+
 def test_a_folder_with_something_else_is_left_alone(pool, tmp_path):
     corrupt(pool, tmp_path / "out", corruptions=ALL)
     for change in ({"seed": 1}, {"fraction": 0.5}, {"corruptions": ALL[:2]}):
@@ -223,6 +304,7 @@ def test_a_folder_with_something_else_is_left_alone(pool, tmp_path):
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="not empty"):
         corrupt(pool, tmp_path / "full", corruptions=ALL)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     for inside in (pool, pool / "out", pool / "a" / ".." / "out"):
         with pytest.raises(UserError, match="inside"):
             corrupt(pool, inside, corruptions=ALL)

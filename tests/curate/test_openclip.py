@@ -62,7 +62,8 @@ def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
         load("clipiqa", "RN51", ClipConfig(), CPU)
 
 
-def test_a_host_that_does_not_answer_is_not_waited_for() -> None:
+def test_a_host_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
     assert not weights.reachable("https://127.0.0.1:9/file")
     assert not weights.reachable("no url")
 

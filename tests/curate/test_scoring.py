@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ambient.curate.images import decode
 from ambient.curate.known import join_scores
 from ambient.curate.networks import ScoreConfig
 from ambient.curate.openclip import ClipConfig
+from ambient.curate.pool import content_id
 from ambient.curate.query import query
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
@@ -28,6 +30,7 @@ from ambient.schemas.scored import read_scored
 from ambient.schemas.space import Space
 from manifests import rows
 from photo_pool import write_photo_pool
+from PIL import Image
 from shards import png, write_pictures
 
 
@@ -63,7 +66,8 @@ def manifest_of(pool: Path, **columns: object) -> Path:
     """A manifest of the pool's pictures with a column of the user's own."""
     uris = sorted(path.relative_to(pool).as_posix() for path in pool.rglob("*.png"))
     status = ["unreadable" if "torn" in uri else "ok" for uri in uris]
-    table = rows(len(uris), uri=uris, status=status, **columns)
+    ids = [content_id((pool / uri).read_bytes()) for uri in uris]
+    table = rows(len(uris), **{"uri": uris, "id": ids, "status": status, **columns})
     table = table.append_column("mine", pa.array(np.arange(len(uris)), pa.int64()))
     space = Space(resolution=16)
     metadata = Metadata(space=space, roots={"pool": str(pool)}, fingerprint="0", package_version="0", command="c")
@@ -142,7 +146,35 @@ def test_a_bad_picture_has_no_score_and_the_others_do(
     assert len(missing) < 12
     said = capsys.readouterr().err
     assert "musiq failed on some pictures: RuntimeError: no" in said
-    assert "of 29 pictures have no musiq" in said
+    assert "of 29 pictures have no musiq, such as 'clean/009.png': FileNotFoundError" in said
+
+
+def test_a_changed_picture_of_a_manifest_has_no_score(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its id is that of the old content."""
+    manifest = manifest_of(pool)
+    shutil.copy(pool / "blurred" / "000.png", pool / "clean" / "009.png")
+    score_target(manifest, pool.parent / "s.parquet", ScoreConfig(by=("phash", "sharpness")), device="cpu")
+    found = {row["uri"]: row for row in pq.read_table(pool.parent / "s.parquet").to_pylist()}
+    for name in ("sharpness", "phash"):
+        assert {uri for uri, row in found.items() if row[name] is None} == {"soft/torn.png", "clean/009.png"}
+    said = capsys.readouterr().err
+    assert "1 of 29 pictures have no sharpness, such as 'clean/009.png': its content is not what it was" in said
+
+
+def test_a_picture_that_changed_since_a_pool_was_read_has_no_more_scores(
+    pool: Path, fake: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "write_table", stop)
+        run(pool, "musiq")
+    before = content_id((pool / "clean" / "009.png").read_bytes())
+    shutil.copy(pool / "blurred" / "000.png", pool / "clean" / "009.png")
+    row = {row["uri"]: row for row in run(pool, "musiq").to_pylist()}["clean/009.png"]
+    assert (row["id"], row["musiq"]) == (before, None)
+    assert "such as 'clean/009.png': its content is not what it was" in capsys.readouterr().err
 
 
 def test_parts_that_are_finished_are_not_done_again(
@@ -170,6 +202,22 @@ def test_parts_that_are_finished_are_not_done_again(
     assert len(seen) == 28 - 20
     assert table.equals(undisturbed)
     assert not (pool.parent / "s.parquet.parts").exists()
+
+
+def test_a_finished_table_says_what_of_changed_pictures(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pool's are scored again when asked; a manifest's are not its pictures any more."""
+    words, out = "pictures that were changed since are scored again with --overwrite", pool.parent / "s.parquet"
+    run(pool)
+    shutil.copy(pool / "blurred" / "000.png", pool / "clean" / "009.png")
+    score_target(pool, out, ScoreConfig(), device="cpu")
+    assert words in capsys.readouterr().err
+    ids = {row["uri"]: row["id"] for row in run(pool, overwrite=True).to_pylist()}
+    assert ids["clean/009.png"] == ids["blurred/000.png"]
+    for _ in range(2):
+        score_target(out, pool.parent / "t.parquet", ScoreConfig(by=("noise",)), device="cpu")
+    said = capsys.readouterr().err
+    assert "nothing to do" in said
+    assert words not in said
 
 
 def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
@@ -216,6 +264,31 @@ def test_roots_may_have_moved(pool: Path) -> None:
     assert table["noise"].null_count == 1
 
 
+def test_a_root_that_is_gone_is_an_error(pool: Path) -> None:
+    """And scores that are there stay."""
+    out = pool.parent / "s.parquet"
+    run(manifest_of(pool), "noise")
+    before = out.read_bytes()
+    shutil.move(pool, pool.parent / "moved")
+    run(pool.parent / "m.parquet", "noise")  # finished
+    with pytest.raises(UserError, match=r"pool is gone \('blurred/000.png' is in it\).*`--root pool=/new/place`"):
+        run(out, "noise", overwrite=True)
+    assert out.read_bytes() == before
+    assert not (pool.parent / "s.parquet.parts").exists()
+    assert run(out, "noise", roots={"pool": str(pool.parent / "moved")}, overwrite=True)["noise"].null_count == 1
+
+
+def test_a_list_may_be_gone_while_its_pictures_are_there(pool: Path) -> None:
+    listed = pool.parent / "list.txt"
+    listed.write_text("".join(f"{path}\n" for path in sorted(pool.rglob("*.png"))))
+    run(listed)
+    listed.unlink()
+    assert run(pool.parent / "s.parquet", "phash", out="t.parquet")["phash"].null_count == 2
+    shutil.rmtree(pool)
+    with pytest.raises(UserError, match=r"list.txt is gone"):
+        run(pool.parent / "s.parquet", "phash", out="u.parquet")
+
+
 def test_near_duplicates_in_sql(pool: Path) -> None:
     run(pool, "phash")
     sql = "SELECT count(*) AS n FROM manifest WHERE status = 'ok' AND near_duplicate_of IS NULL"
@@ -251,9 +324,33 @@ def test_annotate_measures_what_it_ranks_by(pool: Path, fake: list[str]) -> None
 
 def test_scores_of_other_pictures(pool: Path) -> None:
     table = run(pool)
-    manifest = manifest_of(pool)
+    manifest = manifest_of(pool, id="0" * 32)
     with pytest.raises(UserError, match="scores of other pictures"):
         join_scores(table, manifest)
+
+
+def test_joined_near_duplicates_are_of_this_pool(pool: Path) -> None:
+    """Scored from above, or with more pictures, uris are others."""
+    for name in ("0", "twin"):
+        with Image.open(pool / "clean" / "003.png") as image:
+            image.save(pool / f"{name}.png", compress_level=1 if name == "0" else 0)
+    above = run(pool.parent, "phash", out=f"{pool.parent.name}/above.parquet")
+    assert "pool/0.png" in above["near_duplicate_of"].to_pylist()
+    here = run(pool, "phash")
+    records = here.drop_columns(["phash", "near_duplicate_of"])
+    joined = join_scores(records, pool.parent / "above.parquet")
+    expected = {row["uri"]: row["near_duplicate_of"] for row in here.to_pylist() if row["status"] == "ok"}
+    assert expected["twin.png"] == expected["clean/003.png"] == "0.png"
+    found = {row["uri"]: row["near_duplicate_of"] for row in joined.to_pylist()}
+    assert {uri: found[uri] for uri in expected} == expected
+    # without the picture that leads there, the next leads here
+    without = join_scores(records.filter(pc.not_equal(records["uri"], "0.png")), pool.parent / "above.parquet")
+    found = {row["uri"]: row["near_duplicate_of"] for row in without.to_pylist()}
+    assert (found["clean/003.png"], found["twin.png"]) == (None, "clean/003.png")
+    assert found["soft/copy.png"] is None  # a copy of clean/003.png: whichever is kept leads
+    # and nothing is said without hashes
+    pq.write_table(above.drop_columns("phash"), pool.parent / "other.parquet")
+    assert not {"phash", "near_duplicate_of"} & {*join_scores(records, pool.parent / "other.parquet").column_names}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from ambient.curate.show import draw, pictures, print_picture, use_of
 from ambient.curate.threshold import sigma_grid
@@ -84,6 +85,18 @@ def test_pictures_in_the_order_asked_for_and_names_like_a_wrong_one(tmp_path: Pa
     assert str(error.value).endswith("has no picture 'z/x.png': did you mean 'a/x.png' or 'b/X.png'?")
     with pytest.raises(UserError, match="finds the names"):
         pictures(path, ["%"])
+
+
+def test_names_stand_apart_from_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = rows(1, uri=["x.png"])
+    for name, value in (("coarse_sharpness", -3.518), ("a_name_of_another_tool", 2.5)):
+        table = table.append_column(name, pa.array([value], pa.float32()))
+    metadata, table = pictures(write(tmp_path / "m.parquet", table), ["x.png"])
+    print_picture(table.to_pylist()[0], metadata)
+    lines = capsys.readouterr().out.splitlines()
+    for name, value in (("status", "ok"), ("coarse_sharpness", "-3.518"), ("a_name_of_another_tool", "2.5")):
+        (line,) = (line for line in lines if line.startswith(f"  {name} "))
+        assert line.split() == [name, value] and line.index(value) == 2 + len("a_name_of_another_tool") + 2
 
 
 def test_hostile_names_stay_on_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
