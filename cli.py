@@ -123,7 +123,9 @@ def annotate(
 def threshold(
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
-    epsilon: Epsilon = 0.05,
+    epsilon: Annotated[
+        float | None, typer.Option(help="A level is good when p_clean > 0.5 - epsilon; default: the manifest's.")
+    ] = None,
     per: Annotated[
         Literal["picture", "source", "label", "quality"], typer.Option(help="What has a threshold of its own.")
     ] = "picture",
@@ -131,7 +133,7 @@ def threshold(
     sigma_min: Annotated[float | None, typer.Option(help="Of all, or of those that --quantile picks.")] = None,
     quantile: Annotated[str | None, typer.Option(help="Score: the lowest --share get --sigma-min, others 0.")] = None,
     share: Annotated[float, typer.Option(help="Of the pictures that are not clean, for --quantile.")] = 0.9,
-    rule: Annotated[str | None, typer.Option(help="SQL expression over the columns of the manifest.")] = None,
+    rule: Annotated[str | None, typer.Option(help="SQL expression over the columns, but curves.")] = None,
     use: Annotated[Literal["estimate", "hi"], typer.Option(help="hi: the careful end of intervals.")] = "estimate",
     floor: Annotated[float, typer.Option(help="Least sigma_min of a picture that is not clean.")] = 0.0,
     cap: Annotated[float, typer.Option(help="Largest finite sigma_min.")] = float("inf"),

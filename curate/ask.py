@@ -1,10 +1,11 @@
 """``ambient sql``: one statement and where its result goes, or a prompt."""
 
+import signal
 import sys
 from pathlib import Path
 
 from ..schemas.errors import UserError
-from .query import parameter, query
+from .query import parameter, query, spare_manifests
 from .tables import print_table, to_csv, to_json_lines, write_result
 
 
@@ -23,11 +24,14 @@ def ask(
     """
     if csv + as_json + (out is not None) > 1:
         raise UserError("--csv, --json and -o say where the result goes: give one of them")
-    if out is not None and out.resolve() == manifest.resolve():
-        raise UserError(f"{out} is the manifest itself: name another file")
+    if out is not None:
+        spare_manifests(out, manifest)
     if statement is None and sys.stdin.isatty():
+        if csv or as_json or out is not None or parameters:
+            raise UserError("--csv, --json, -o and --param need a query: it follows the manifest")
         from .prompt import prompt
 
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # who leaves the pager comes back to the prompt
         prompt(manifest)
         return
     values = dict(map(parameter, parameters or []))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import THRESHOLDS, Metadata
@@ -16,11 +17,15 @@ from .pool import replaced
 from .query import locked
 from .query import run as ask
 from .reporter import Reporter
+from .tables import shown
 from .threshold import decide, decide_per_group
 
 Per = Literal["picture", "source", "label", "quality"]
 Parts = Callable[[], Iterator[pa.Table]]
 _BATCH = 1024  # rows decided at a time, which stay in a core's cache
+
+INSTEAD = "use --sigma-min, --quantile or --rule, or annotate again"
+"""What to do where there are no curves."""
 
 OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
 """Fields of a Rule whose option has another name."""
@@ -39,14 +44,14 @@ _USES = {
 class Rule:
     """What turns a row into sigma_min.
 
-    From its curve: epsilon; per: a value of its own, or one for its source, label, or tenth by the score `by`.
-    Without: fixed, one value for all; sql, an expression over the columns of the manifest; quantile, a score whose
-    lowest `share` gets `fixed`, and the others 0. use: "hi" takes the upper end of the interval. floor, cap: bounds of
-    the finite values. Clean pictures keep 0. Raises UserError for a value out of range, and for one that is not at its
-    default where it would change nothing.
+    From its curve: epsilon, or None for the one in the manifest's metadata; per: a value of its own, or one for its
+    source, label, or tenth by the score `by`. Without: fixed, one value for all; sql, an expression over the columns of
+    the manifest; quantile, a score whose lowest `share` gets `fixed`, and the others 0. use: "hi" takes the upper end
+    of the interval. floor, cap: bounds of the finite values. Clean pictures keep 0. Raises UserError for a value out of
+    range, and for one that is not at its default where it would change nothing.
     """
 
-    epsilon: float = 0.05
+    epsilon: float | None = None
     per: Per = "picture"
     by: str | None = None
     fixed: float | None = None
@@ -58,7 +63,7 @@ class Rule:
     cap: float = float("inf")
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < 0.5:
+        if self.epsilon is not None and not 0 < self.epsilon < 0.5:
             raise UserError(f"epsilon must lie between 0 and 0.5, not {self.epsilon}")
         if self.fixed is not None and not self.fixed >= 0:
             raise UserError(f"--sigma-min must be a number >= 0, not {self.fixed}")
@@ -102,33 +107,36 @@ class Measured:
     """The curves of a manifest's rows, and what tells how far they are off.
 
     parts: called for tables with the columns row (ascending), p_clean and draws, of the usable rows. grid: (L,) noise
-    levels; noise: (L,) from ``draw_noise``; spread: (L,) from ``fold_spread``.
+    levels; noise: (L,) from ``draw_noise``; spread: (L,) from ``fold_spread``; epsilon: of a rule that has none.
     """
 
     parts: Parts
     grid: Rows
     noise: Rows
     spread: Rows
+    epsilon: float
 
     @classmethod
     def of(cls, metadata: Metadata, parts: Parts) -> "Measured":
         grid, noise, spread = (np.array(v) for v in (metadata.sigma_grid, metadata.draw_noise, metadata.fold_spread))
-        return cls(parts=parts, grid=grid, noise=noise, spread=spread)
+        return cls(parts=parts, grid=grid, noise=noise, spread=spread, epsilon=metadata.epsilon)
 
 
 def settle(table: pa.Table, rule: Rule, measured: Measured, reporter: Reporter) -> pa.Table:
     """The manifest's rows with the thresholds, and the method, that a rule gives the usable ones.
 
-    table: without p_clean and draws, which take more memory than all the rest.
+    table: without p_clean and draws, which take more memory than all the rest. Raises UserError where the rule cannot
+    be applied to it.
     """
     ok = is_(table, "status", "ok")
     use = ok & ~is_(table, "role", "clean")
     values = np.where(ok, 0.0, np.nan)[:, None].repeat(3, axis=1)
-    values[use] = _values(table.filter(pa.array(use)), use, rule, measured, reporter)
+    looked_at = table.select([]) if rule.needs_curves and rule.per == "picture" else table  # a million rows are large
+    values[use] = _values(looked_at.filter(pa.array(use)), use, rule, measured, reporter)
     for name, column in zip(THRESHOLDS, values.T, strict=True):
         table = replaced(table, name, pa.array(column, pa.float32(), mask=~ok))
     method = np.where(use, rule.method, "clean")
-    _summary(table.filter(pa.array(use)), values[use, 0], reporter)
+    _summary(table.select(["source"]).filter(pa.array(use)), values[use, 0], reporter)
     return replaced(table, "method", pa.array(method, pa.string(), mask=~ok))
 
 
@@ -151,13 +159,13 @@ def _values(rows: pa.Table, use: Rows, rule: Rule, measured: Measured, reporter:
 
 
 def _per_picture(use: Rows, rule: Rule, measured: Measured) -> Rows:
-    grid, noise, spread = measured.grid, measured.noise, measured.spread
+    grid, noise, spread, epsilon = measured.grid, measured.noise, measured.spread, _epsilon(rule, measured)
 
     def of(part: pa.Table) -> Rows:
         mean, count = (matrix(part[name], len(grid)) for name in ("p_clean", "draws"))
-        return np.stack(decide(mean, count, grid, rule.epsilon, noise=noise, spread=spread), axis=1)
+        return np.stack(decide(mean, count, grid, epsilon, noise=noise, spread=spread), axis=1)
 
-    parts = map_in_order(of, _batches(use, measured), workers=os.cpu_count() or 1)
+    parts = map_in_order(of, _batches(use, measured, "p_clean", "draws"), workers=os.cpu_count() or 1)
     return np.concatenate([np.zeros((0, 3)), *parts])
 
 
@@ -166,19 +174,31 @@ def _per_group(use: Rows, groups: Rows, rule: Rule, measured: Measured) -> Rows:
     levels = len(measured.grid)
     curves = np.zeros((len(groups), levels), dtype=np.float32)
     start = 0
-    for part in _batches(use, measured):
+    for part in _batches(use, measured, "p_clean"):
         curves[start : start + len(part)] = matrix(part["p_clean"], levels)
         start += len(part)
-    found = decide_per_group(curves, groups.tolist(), measured.grid, rule.epsilon, spread=measured.spread)
+    epsilon = _epsilon(rule, measured)
+    found = decide_per_group(curves, groups.tolist(), measured.grid, epsilon, spread=measured.spread)
     return np.array([found[group] for group in groups]).reshape(len(groups), 3)
 
 
-def _batches(use: Rows, measured: Measured) -> Iterator[pa.Table]:
-    """The curves of the rows in use, in order, some at a time."""
+def _epsilon(rule: Rule, measured: Measured) -> float:
+    return measured.epsilon if rule.epsilon is None else rule.epsilon
+
+
+def _batches(use: Rows, measured: Measured, *names: str) -> Iterator[pa.Table]:
+    """The curves of the rows in use, in order, some at a time. Raises UserError where a row lacks one of these."""
+    needed, levels = int(use.sum()), len(measured.grid)
+    missing = needed
     for part in measured.parts():
         mine = part.filter(pa.array(use[part["row"].to_numpy()]))
+        for name in names:
+            mine = mine.filter(pc.equal(pc.list_value_length(mine[name]), levels))
+        missing -= len(mine)
         for start in range(0, len(mine), _BATCH):
             yield mine.slice(start, _BATCH)
+    if missing:
+        raise UserError(f"{missing:,} of {needed:,} pictures hold no p_clean curves: {INSTEAD}")
 
 
 def _groups(rows: pa.Table, rule: Rule) -> Rows:
@@ -224,6 +244,8 @@ def _by_sql(rows: pa.Table, expression: str) -> Rows:
     with locked() as connection:
         connection.register("manifest", numbered)
         answer = ask(connection, f"SELECT _row, ({expression}\n)::DOUBLE AS sigma_min FROM manifest ORDER BY _row")
+    if not np.array_equal(answer["_row"].to_numpy(), np.arange(len(rows))):
+        raise UserError(f"--rule gives {len(answer):,} values for {len(rows):,} pictures: it must give one for each")
     values: Rows = answer["sigma_min"].to_numpy().astype(np.float64)
     if len(wrong := np.flatnonzero(~(values >= 0))):
         given: Any = answer["sigma_min"][int(wrong[0])].as_py()
@@ -247,7 +269,7 @@ def _summary(rows: pa.Table, sigma_min: Rows, reporter: Reporter) -> None:
     if never.any():
         names, counts = np.unique(words(rows, "source")[never].astype(str), return_counts=True)
         most = sorted(zip(counts.tolist(), names.tolist(), strict=True), reverse=True)
-        listed = ", ".join(f"{count:,} in {name}" for count, name in most[:8]) + (", ..." if len(most) > 8 else "")
+        listed = ", ".join([*(f"{count:,} in {shown(name)}" for count, name in most[:8]), *["..."] * (len(most) > 8)])
         reporter.warn(
             f"{int(never.sum()):,} of them look wrong at every noise level, which noise cannot mend (colour cast, "
             f"borders, watermarks, other content?): sigma_min = inf, never used in training: {listed}"

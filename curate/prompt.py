@@ -1,10 +1,12 @@
 """``ambient sql MANIFEST`` without a query: a prompt with history, completion, paging and timing."""
 
+import io
 import os
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,20 +68,16 @@ def prompt(manifest: Path) -> None:
 
 def answer(connection: "duckdb.DuckDBPyConnection", text: str, console: Console) -> None:
     """Print the result of a statement or of a dot command, and how long it took; or what is wrong with it."""
-    start = time.perf_counter()
     try:
-        if text.startswith("."):
-            _command(connection, text, console)
-            return
-        table = _interruptible(connection, text)
+        with _interruptible():
+            if text.startswith("."):
+                _command(connection, text, console)
+            else:
+                _result(connection, text, console)
     except UserError as error:
         _say(console, str(error), style="red")
     except KeyboardInterrupt:
         console.print("stopped", style="yellow")
-    else:
-        elapsed = time.perf_counter() - start
-        _show(table, console)
-        console.print(f"{len(table):,} row{'s' * (len(table) != 1)}, {elapsed:.3f} s", style="dim")
 
 
 def is_complete(connection: "duckdb.DuckDBPyConnection", text: str) -> bool:
@@ -192,11 +190,20 @@ def _command(connection: "duckdb.DuckDBPyConnection", text: str, console: Consol
         raise UserError(f"there is no {text.split()[0]}: .help, .schema, .quit")
 
 
-def _interruptible(connection: "duckdb.DuckDBPyConnection", text: str) -> pa.Table:
-    """Ctrl-C stops the statement, not the program."""
+def _result(connection: "duckdb.DuckDBPyConnection", text: str, console: Console) -> None:
+    start = time.perf_counter()
+    table = run_stoppable(connection, text)
+    elapsed = time.perf_counter() - start
+    _show(table, console)
+    console.print(f"{len(table):,} row{'s' * (len(table) != 1)}, {elapsed:.3f} s", style="dim")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stops the statement or its display, not the program."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return run_stoppable(connection, text)
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -208,9 +215,13 @@ def _show(table: pa.Table, console: Console) -> None:
     view = for_people(table.slice(0, MAX_ROWS), console.width)
     more = f"... {len(table) - MAX_ROWS:,} more rows: add a LIMIT" if len(table) > MAX_ROWS else None
     if console.is_terminal and view.row_count + 3 > console.height:
-        with console.pager():
-            console.print(view)
-            console.print(more or "", style="dim")
+        import pydoc
+
+        text = io.StringIO()
+        plain = Console(file=text, width=console.width, color_system=None, highlight=False, emoji=False)
+        plain.print(view)
+        plain.print(more or "")
+        pydoc.pager(text.getvalue())  # not console.pager(): after a Ctrl-C there the console is silent
     else:
         console.print(view)
         console.print(more or "", style="dim", end="\n" if more else "")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
 from ..schemas.scored import is_scored_only
+from .threshold import sigma_grid
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,7 +39,8 @@ def connect(manifest: Path) -> "duckdb.DuckDBPyConnection":
     metadata = read_metadata(manifest)
     connection = locked()
     connection.register("manifest_file", ds.dataset(manifest))
-    connection.register("sigma_grid", pa.table({"sigma": pa.array(metadata.sigma_grid, pa.float64())}))
+    grid = metadata.sigma_grid or sigma_grid().tolist()  # none where no classifier was asked
+    connection.register("sigma_grid", pa.table({"sigma": pa.array(grid, pa.float64())}))
     connection.execute(files(__package__.rpartition(".")[0]).joinpath("schemas", "views.sql").read_text())
     return connection
 
@@ -118,6 +120,16 @@ def matching(table: pa.Table, predicate: str, column: str) -> list[Any]:
         connection.register("records", table)
         values: list[Any] = run(connection, f"SELECT {column} FROM records WHERE ({predicate}\n)")[column].to_pylist()
     return values
+
+
+def spare_manifests(out: Path, manifest: Path) -> None:
+    """Raise UserError where a file that tells of a manifest would replace it, another manifest or a table of scores."""
+    from .known import is_known
+
+    if out.resolve() == manifest.resolve():
+        raise UserError(f"{out} is the manifest itself: name another file")
+    if is_known(out):
+        raise UserError(f"{out} is a manifest or a table of scores: name another file, or remove it first")
 
 
 def _distinct_names(table: pa.Table) -> pa.Table:

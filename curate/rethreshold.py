@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..schemas.errors import UserError
 from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from . import digests
-from .decide import OPTIONS, Measured, Rule, settle
+from .decide import INSTEAD, OPTIONS, Measured, Rule, settle
 from .manifest import write_manifest
 from .reporter import Reporter
 
@@ -30,13 +30,14 @@ def rethreshold(
 ) -> Path:
     """Write a manifest with the thresholds that a rule gives to the pictures of another, all else unchanged.
 
-    Raises UserError when the manifest has no curves and the rule needs them, or when `out` exists.
+    Its metadata's epsilon changes only where the rule names another for the curves. Raises UserError when the manifest
+    has no curves and the rule needs them, or when `out` exists.
     """
     metadata = read_metadata(manifest)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another -o or add --overwrite")
     if rule.needs_curves and not metadata.draw_noise:
-        raise UserError(f"{manifest} holds no p_clean curves: use --sigma-min, --quantile or --rule, or annotate again")
+        raise UserError(f"{manifest} holds no p_clean curves: {INSTEAD}")
     light = [name for name in pq.read_schema(manifest).names if name not in _CURVES]
     curves = partial(_curves, manifest)
     table = settle(pq.read_table(manifest, columns=light), rule, Measured.of(metadata, curves), reporter or Reporter())
@@ -46,7 +47,7 @@ def rethreshold(
         command=shlex.join(words),
         run=digests.of_json([metadata.run, words]),
         options=DECIDED_AGAIN + metadata.options.removeprefix(DECIDED_AGAIN),
-        epsilon=rule.epsilon,
+        epsilon=metadata.epsilon if rule.epsilon is None else rule.epsilon,
     )
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata, curves=curves())
     return out

@@ -18,8 +18,11 @@ def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> It
 
     name: of the temporary file, by default path's with PARTIAL; several processes that may write path need one each.
     synced: flush it to disk first; else a kill still leaves all of it or nothing, but a power cut may leave a damaged
-    one. Raises UserError when it cannot be written.
+    one. Raises UserError when it cannot be written, or path is a folder.
     """
+    with writing(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name the file to write")
     partial = path.with_name(name or path.name + PARTIAL)
     try:
         with writing(path):

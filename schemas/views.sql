@@ -1,6 +1,6 @@
--- What a query sees. `manifest_file` is the Parquet file, `sigma_grid` the levels of its metadata; both are registered
--- by curate/query.py. `usable` says the same as schemas/usable.py: 1.1547005... is sqrt(4/3), the default
--- beta; e0 makes it a DOUBLE, where a DECIMAL would round twice.
+-- What a query sees. `manifest_file` is the Parquet file, `sigma_grid` the levels of its metadata, or the usual ones
+-- where it has none; both are registered by curate/query.py. `usable` says the same as schemas/usable.py:
+-- 1.1547005... is sqrt(4/3), the default beta; e0 makes it a DOUBLE, where a DECIMAL would round twice.
 
 CREATE VIEW manifest AS FROM manifest_file;
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ambient import __version__, cli
+from ambient.schemas.manifest import read_metadata
 from in_process import run_command
 from manifests import rows, write
 from photo_pool import write_photo_pool
@@ -51,6 +52,15 @@ def one_line(result: tuple[int, str, str]) -> str:
     assert err.startswith("ambient: ")
     assert err.count("\n") == 1
     return err
+
+
+def test_threshold_passes_no_epsilon_that_was_not_given(run: Callable, manifest: Path, tmp_path: Path) -> None:
+    code, _, err = run("threshold", manifest, "-o", tmp_path / "t.parquet", "--sigma-min", 1)
+    assert code == 0, err
+    assert read_metadata(tmp_path / "t.parquet").epsilon == read_metadata(manifest).epsilon
+    assert "leave out --epsilon" in one_line(
+        run("threshold", manifest, "-o", tmp_path / "u.parquet", "--sigma-min", 1, "--epsilon", 0.1)
+    )
 
 
 def test_help_lists_every_command(run: Callable) -> None:

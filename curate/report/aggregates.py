@@ -60,22 +60,29 @@ def totals(connection: "duckdb.DuckDBPyConnection") -> dict[str, Any]:
 def statuses(connection: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
     """Rows by status and reason, ``ok`` first, then most first: status, reason, pictures, example (a uri).
 
-    Reasons that differ only in their numbers, or in the picture that they name, are one.
+    Reasons that differ only in their numbers, or in the picture that they name, are one. Those that have no line share
+    the last: "other reasons", one for each status.
     """
     rows: list[dict[str, Any]] = run(
         connection,
         f"""
-        SELECT status, CASE WHEN min(reason) = max(reason) THEN min(reason) ELSE kind END AS reason,
-               count(*) AS pictures, min(uri) AS example
+        SELECT status, CASE WHEN line < {_MAX_REASONS} THEN min(reason) ELSE 'other reasons' END AS reason,
+               sum(pictures)::BIGINT AS pictures, min(example) AS example
         FROM (
-            SELECT status, reason, uri,
-                   CASE WHEN status = 'duplicate' THEN 'same content as another picture'
-                        ELSE regexp_replace(reason, '[0-9]+', 'N', 'g') END AS kind
-            FROM manifest
+            SELECT status, CASE WHEN min(reason) = max(reason) THEN min(reason) ELSE kind END AS reason,
+                   count(*) AS pictures, min(uri) AS example,
+                   row_number() OVER (ORDER BY status = 'ok' DESC, count(*) DESC, status, kind) - 1 AS place,
+                   least(place, {_MAX_REASONS}) AS line
+            FROM (
+                SELECT status, reason, uri,
+                       CASE WHEN status = 'duplicate' THEN 'same content as another picture'
+                            ELSE regexp_replace(reason, '[0-9]+', 'N', 'g') END AS kind
+                FROM manifest
+            )
+            GROUP BY status, kind
         )
-        GROUP BY status, kind
-        ORDER BY status = 'ok' DESC, pictures DESC, status, kind
-        LIMIT {_MAX_REASONS}
+        GROUP BY status, line
+        ORDER BY line, pictures DESC, status
         """,
     ).to_pylist()
     return rows

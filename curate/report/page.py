@@ -12,7 +12,8 @@ import numpy as np
 from ... import __version__
 from ...schemas.manifest import Metadata, read_metadata
 from ...schemas.usable import BETA
-from ..query import connect
+from ..query import connect, spare_manifests
+from ..remote import is_remote
 from ..reporter import Reporter
 from ..tables import json_text
 from ..threshold import sigma_grid
@@ -30,9 +31,10 @@ def report(manifest: Path, out: Path, *, roots: Roots | None = None, reporter: R
     """Write the report of a manifest, and say so. The same manifest and pictures give the same bytes.
 
     roots: where roots of the manifest lie now. Pictures that cannot be read are named on the page and in a warning.
-    Raises UserError when there is no valid manifest at the path, or `out` cannot be written.
+    Raises UserError when there is no valid manifest at the path, or `out` cannot be written or is a manifest.
     """
     reporter = reporter or Reporter()
+    spare_manifests(out, manifest)
     data = contents(manifest, roots or {})
     with replacing(out) as partial:
         partial.write_text(render(data), encoding="utf-8")
@@ -98,7 +100,7 @@ def _about(manifest: Path, metadata: Metadata, roots: Roots) -> dict[str, Any]:
         "version": __version__,
         "metadata": asdict(metadata),
         "space": str(metadata.space),
-        "roots": [{"name": n, "path": p, "there": Path(p).exists()} for n, p in sorted(roots.items())],
+        "roots": [{"name": n, "path": p, "there": is_remote(p) or Path(p).exists()} for n, p in sorted(roots.items())],
         "crop": MAX_SIDE if metadata.space.resolution > MAX_SIDE else None,
     }
 

@@ -10,6 +10,7 @@ from ambient.schemas.errors import UserError
     [
         ({"sql": "2", "per": "source", "use": "hi", "share": 0.2}, "--per, --share, --use: thresholds by --rule"),
         ({"sql": "2", "epsilon": 0.1}, "--epsilon: thresholds by --rule"),
+        ({"sql": "2", "epsilon": 0.05}, "--epsilon: thresholds by --rule"),
         ({"sql": "2", "quantile": "noise", "fixed": 1.0}, "--sigma-min, --quantile: thresholds by --rule"),
         ({"fixed": 1.0, "share": 0.2}, "--share: thresholds by --sigma-min"),
         ({"fixed": 1.0, "per": "quality", "by": "noise"}, "--per, --by: thresholds by --sigma-min"),

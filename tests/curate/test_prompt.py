@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ambient.curate.ask import ask
 from ambient.curate.prompt import answer, completer, history_file, is_complete, prompt, words
 from ambient.curate.query import connect
+from ambient.curate.signals import stop_at_once
 from ambient.schemas.errors import UserError
 from manifests import rows, write
 from prompt_toolkit.application import create_app_session
@@ -135,13 +138,41 @@ def test_wide_rows_are_lists_and_long_results_are_paged(
     assert re.search(r"^n\n1\n1 row, ", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.parametrize("text", ["SELECT range AS n FROM range(500)", ".schema"])
+def test_ctrl_c_while_a_result_is_shown_stops_that_only(
+    manifest: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pydoc.pager", lambda _: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        stop_at_once()
+        console = Console(force_terminal=True, width=80, height=10, color_system=None, highlight=False)
+        with connect(manifest) as connection:
+            answer(connection, text, console)
+            answer(connection, "SELECT 6 * 7 AS n", console)
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, before if number == signal.SIGINT else signal.SIG_DFL)
+    assert re.search(r"stopped\s+n\s+42\s+1 row, ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("options", [{"csv": True}, {"as_json": True}, {"out": Path("x.csv")}, {"parameters": ["s=1"]}])
+def test_the_prompt_refuses_what_only_a_query_can_use(
+    manifest: Path, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(UserError, match=r"^--csv, --json, -o and --param need a query"):
+        ask(manifest, None, **options)
+
+
 class Terminal:
     """``ambient sql`` in a terminal of its own."""
 
-    def __init__(self, manifest: Path) -> None:
+    def __init__(self, manifest: Path, pager: str = "cat") -> None:
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "ambient.cli", "sql", str(manifest)]
-        environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PAGER": "cat"}
+        environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PAGER": pager}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
         )
@@ -163,8 +194,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(manifest: Path) -> Iterator[Terminal]:
-    terminal = Terminal(manifest)
+def terminal(manifest: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    terminal = Terminal(manifest, *getattr(request, "param", ()))
     yield terminal
     if terminal.process.poll() is None:
         terminal.process.kill()
@@ -181,6 +212,15 @@ def test_tab_completes_and_enter_runs(terminal: Terminal) -> None:
     terminal.type("\r")
     terminal.wait_for(r"42\s+1 row, [\s\S]*ambient>")
     terminal.type(".quit\r")
+    assert terminal.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("terminal", [["head -2"]], indirect=True)
+def test_who_leaves_the_pager_comes_back(terminal: Terminal) -> None:
+    terminal.wait_for("ambient>")
+    terminal.type("SELECT repeat('x', 5000) AS x FROM range(1000);\r")
+    terminal.wait_for(r"1,000 rows, [\s\S]*ambient>")
+    terminal.type("\x04")
     assert terminal.process.wait(10) == 0
 
 

@@ -3,15 +3,32 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from ambient.curate.query import connect, locked, matching, parameter, query, rows_of, run, run_stoppable
+from ambient.curate.ask import ask
+from ambient.curate.query import (
+    connect,
+    locked,
+    matching,
+    parameter,
+    query,
+    rows_of,
+    run,
+    run_stoppable,
+    spare_manifests,
+)
+from ambient.curate.threshold import sigma_grid
 from ambient.schemas.errors import UserError
-from manifests import rows, write
+from ambient.schemas.scored import SCORED_KEY
+from manifests import METADATA, rows, write
 
 
 @pytest.fixture
@@ -47,6 +64,36 @@ def test_views_and_macro(manifest: Path) -> None:
     assert query(manifest, "SELECT usable FROM coverage")["usable"].to_pylist() == [1, 1, 3, 4]
     assert query(manifest, "WITH t AS (FROM manifest) SELECT uri FROM t LIMIT 1").num_rows == 1
     assert set(query(manifest, "DESCRIBE manifest")["column_name"].to_pylist()) >= {"uri", "p_clean", "sigma_min"}
+
+
+def test_coverage_without_a_classifier(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", rows(2, p_clean=None, method="fixed"), replace(METADATA, sigma_grid=[]))
+    coverage = query(path, "FROM coverage")
+    assert coverage["sigma"].to_pylist() == sigma_grid().tolist()
+    assert (coverage["usable"][0].as_py(), coverage["usable"][-1].as_py()) == (0, 2)
+
+
+def test_asking_imports_no_torch() -> None:
+    code = "import sys, ambient.curate.ask, ambient.curate.prompt; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_manifests_and_tables_of_scores_are_spared(manifest: Path, tmp_path: Path) -> None:
+    for name in (".", ".."):
+        with pytest.raises(UserError, match="is the manifest itself: name another file"):
+            spare_manifests(tmp_path / name / manifest.relative_to((tmp_path / name).resolve()), manifest)
+    scored = tmp_path / "scores.parquet"
+    pq.write_table(rows(1).replace_schema_metadata({SCORED_KEY: b"{}"}), scored)
+    for out in (write(tmp_path / "other.parquet", rows(1)), scored):
+        with pytest.raises(UserError, match="is a manifest or a table of scores"):
+            spare_manifests(out, manifest)
+        with pytest.raises(UserError, match="is a manifest or a table of scores"):
+            ask(manifest, "FROM manifest", out=out)
+    result, page = tmp_path / "result.parquet", tmp_path / "report.html"
+    pq.write_table(query(manifest, "FROM manifest"), result)
+    page.write_text("<!doctype html>")
+    for out in (result, page, tmp_path / "new.parquet", tmp_path):
+        spare_manifests(out, manifest)
 
 
 def test_order_of_rows_and_types_of_columns(manifest: Path) -> None:

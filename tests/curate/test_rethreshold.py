@@ -87,6 +87,66 @@ def test_epsilon_moves_every_threshold_down(manifest: Path) -> None:
     assert read_metadata(manifest.with_name("out.parquet")).epsilon == 0.2
 
 
+def with_metadata(manifest: Path, **changes: object) -> Path:
+    metadata = replace(read_metadata(manifest), **changes)
+    pq.write_table(pq.read_table(manifest).replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), manifest)
+    return manifest
+
+
+@pytest.mark.parametrize("per", ["picture", "source"])
+def test_without_an_epsilon_the_manifests_own_holds(manifest: Path, per: str) -> None:
+    out = manifest.with_name("out.parquet")
+    expected = values(decided(manifest, per=per, epsilon=0.2))
+    with_metadata(manifest, epsilon=0.2)
+    assert values(decided(manifest, per=per)) == expected
+    assert read_metadata(out).epsilon == 0.2
+    assert "--epsilon" not in read_metadata(out).command
+    decided(manifest, per=per, epsilon=0.05)
+    assert read_metadata(out).epsilon == 0.05
+    assert "--epsilon 0.05" in read_metadata(out).command
+
+
+@pytest.mark.parametrize("rule", [{"fixed": 1.0}, {"sql": "1"}, {"quantile": "plddt", "fixed": 1.0}])
+def test_a_rule_without_curves_keeps_the_epsilon(manifest: Path, rule: dict) -> None:
+    decided(with_metadata(manifest, epsilon=0.3), **rule)
+    assert read_metadata(manifest.with_name("out.parquet")).epsilon == 0.3
+
+
+@pytest.mark.parametrize("per", ["picture", "source"])
+@pytest.mark.parametrize("short", [None, [0.5] * 47])
+def test_curves_that_are_not_there_are_one_line(manifest: Path, per: str, short: list | None) -> None:
+    table = pq.read_table(manifest)
+    curves = [*table["p_clean"].to_pylist()[:2], short, *table["p_clean"].to_pylist()[3:]]
+    place = table.schema.get_field_index("p_clean")
+    pq.write_table(
+        table.set_column(place, table.schema.field(place), pa.array(curves, pa.list_(pa.float32()))), manifest
+    )
+    out = manifest.with_name("out.parquet")
+    with pytest.raises(
+        UserError, match=r"^1 of 6 pictures hold no p_clean curves: use --sigma-min, .* annotate again$"
+    ):
+        rethreshold(manifest, out, Rule(per=per), reporter=Reporter(quiet=True))
+    assert not out.exists()
+    rethreshold(manifest, out, Rule(fixed=1.0), reporter=Reporter(quiet=True))
+
+
+def test_the_demo_manifest_has_no_curves(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[1] / "demo.parquet"
+    with pytest.raises(UserError, match="hold no p_clean curves"):
+        rethreshold(demo, tmp_path / "out.parquet", Rule(epsilon=0.1), reporter=Reporter(quiet=True))
+
+
+def test_names_of_sources_cannot_reach_the_terminal(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table(manifest)
+    place = table.schema.get_field_index("source")
+    names = pa.array(["\x1b[31mred\n"] * len(table)).dictionary_encode()
+    pq.write_table(table.set_column(place, table.schema.field(place), names), manifest)
+    rethreshold(manifest, manifest.with_name("out.parquet"), Rule(), reporter=Reporter())
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "1 in \\x1b[31mred\\n\n" in said
+
+
 def test_the_careful_choice_is_the_upper_end(manifest: Path) -> None:
     assert values(decided(manifest, use="hi")) == [row["sigma_min_hi"] for row in decided(manifest)]
 
@@ -146,6 +206,8 @@ def test_sql_rule(manifest: Path) -> None:
         ({"sql": "-1"}, "a number >= 0"),
         ({"sql": "no_such"}, "SQL: "),
         ({"sql": "(SELECT max(x) FROM read_csv('/etc/passwd'))"}, "SQL: "),
+        ({"sql": "unnest([1, 2])"}, "12 values for 6 pictures"),
+        ({"sql": "unnest(CASE WHEN plddt = 0.9 THEN [1, 2] WHEN plddt < 0.15 THEN [] ELSE [1] END)"}, "one for each"),
         ({"quantile": "beauty", "fixed": 1.0}, "no score 'beauty'"),
         ({"quantile": "plddt"}, "needs --sigma-min"),
         ({"per": "quality"}, "needs --by"),

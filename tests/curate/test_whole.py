@@ -65,6 +65,24 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         write_whole(tmp_path / "no" / "file", b"data")
 
 
+@pytest.mark.parametrize("name", [".", "..", "", "folder"])
+def test_a_folder_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"is a folder: name the file to write$"):
+        write_whole(Path(name), b"data")
+    assert listing(tmp_path) == ["folder"]
+
+
+def test_a_folder_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "as simulated")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(UserError, match="as simulated"):
+        write_whole(tmp_path / "file", b"data")
+
+
 def test_a_temporary_name_of_ones_own(tmp_path: Path) -> None:
     """Of two that write one file the last one wins, and both files are whole at all times."""
     path = tmp_path / "file"

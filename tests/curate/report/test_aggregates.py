@@ -127,6 +127,23 @@ def test_reasons_that_differ_in_numbers_are_one(tmp_path: Path) -> None:
     assert found[1]["example"] == "0000001.png"
 
 
+def test_reasons_without_a_line_of_their_own_share_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregates, "_MAX_REASONS", 3)
+    reasons = ["a", "a", "b", "b", "c", "d", "e", "f"]
+    table = rows(9, status=["ok"] + ["unreadable"] * 6 + ["excluded"] * 2, reason=[None, *reasons])
+    with connect(write(tmp_path / "m.parquet", table)) as connection:
+        found = statuses(connection)
+    assert [(s["status"], s["reason"], s["pictures"]) for s in found] == [
+        ("ok", None, 1),
+        ("unreadable", "a", 2),
+        ("unreadable", "b", 2),
+        ("excluded", "other reasons", 2),
+        ("unreadable", "other reasons", 2),
+    ]
+    assert found[-1]["example"] == "0000005.png"
+    assert type(found[-1]["pictures"]) is int
+
+
 def test_curves_are_means_and_quantiles(table: pa.Table, tmp_path: Path, connection: "DuckDBPyConnection") -> None:
     found = curves(connection, tmp_path / "m.parquet", GRID, 0.45)
     ok = [r for r in table.to_pylist() if r["status"] == "ok"]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from ambient.curate.report.page import PARTS, contents, render, report
 from ambient.schemas.errors import UserError
 from hostile_pool import GRID, HOSTILE, SCRIPT, write_hostile_pool
-from manifests import rows, write
+from manifests import METADATA, rows, write
 from small_pool import write_pool
 
 CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -122,6 +123,21 @@ def test_manifests_without_curves_or_usable_pictures(tmp_path: Path) -> None:
     empty = contents(write(tmp_path / "empty.parquet", rows(0)), {})
     assert empty["sources"] == empty["statuses"] == []
     render(empty)
+
+
+def test_no_manifest_is_replaced(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, rows(1)) for name in ("m.parquet", "other.parquet")]
+    before = [path.read_bytes() for path in paths]
+    for out, words in zip(paths, ("manifest itself", "is a manifest"), strict=True):
+        with pytest.raises(UserError, match=words):
+            report(paths[0], out)
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_remote_pool_is_not_gone(tmp_path: Path) -> None:
+    roots = {"pool": tmp_path.as_uri(), "here": str(tmp_path), "gone": str(tmp_path / "gone")}
+    data = contents(write(tmp_path / "m.parquet", rows(1), replace(METADATA, roots=roots)), {})
+    assert {root["name"]: root["there"] for root in data["roots"]} == {"pool": True, "here": True, "gone": False}
 
 
 def test_no_manifest_is_a_user_error(tmp_path: Path) -> None:
