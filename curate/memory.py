@@ -10,7 +10,7 @@ from .parallel import stop_processes
 def give_back() -> None:
     """To the system: what Arrow and glibc hold without need, and processes that wait for pictures to read.
 
-    For between two stages of work: what the last one needed is up to a third of all there is.
+    For between two stages of work: what the last one needed is up to a quarter of all there is.
     """
     stop_processes()
     pa.default_memory_pool().release_unused()

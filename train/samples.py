@@ -44,13 +44,15 @@ def claim(folder: Path, settings: Settings) -> None:
 
 def check_folder(folder: Path, settings: Settings) -> None:
     """Raise UserError where the folder holds pictures that were drawn with other settings, or by something else."""
+    # Looked for first: another process may claim the folder and draw between the two questions.
+    holds_some = any(any(folder.glob(pattern)) for pattern in ("*.png", "*.npy", "*/*.png", "*/*.npy"))
     if (path := folder / _SETTINGS).exists():
         try:
             saved = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is damaged: choose another folder than {folder}") from error
         _check_same(folder, saved, settings)
-    elif any(any(folder.glob(pattern)) for pattern in ("*.png", "*.npy", "*/*.png", "*/*.npy")):
+    elif holds_some:
         raise UserError(f"{folder} holds pictures that were not drawn by this command: choose another folder")
 
 

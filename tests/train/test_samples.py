@@ -128,6 +128,22 @@ def test_a_folder_with_other_pictures_is_left_alone(tmp_path: Path, name: str) -
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
 
 
+def test_two_processes_may_claim_a_folder_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one claims the folder and draws right after this one has asked whether it is claimed."""
+    out, real = tmp_path / "out", Path.exists
+
+    def exists(path: Path) -> bool:
+        found = real(path)
+        if path.name == "sampling.json" and not found:
+            monkeypatch.setattr(Path, "exists", real)
+            claim(out, SETTINGS)
+            (out / "000000.png").write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(Path, "exists", exists)
+    claim(out, SETTINGS)
+
+
 def test_settings_that_were_cut_short_are_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "sampling.json").touch()
     with pytest.raises(UserError, match=r"sampling.json is damaged"):
