@@ -5,13 +5,13 @@
     OMP_NUM_THREADS=1 python benchmarks/proof/prove.py fashion16 --data DATA --work WORK --out OUT --device cpu \
         --images 300000 --samples 4000 --minutes 120
 
-Starts two programs for each GPU, one that trains and measures and one that damages and annotates pools ahead of it.
-They take tasks from one list until --minutes have passed, on when this command has ended, too: it waits --wait seconds
-and packs what is finished into --out. The same command given again starts what does not run, tries again what failed,
-waits and packs; after the end of these minutes it begins as many more. On another machine --keep FOLDER with those
-packed files goes on where they end; a training that was cut short begins anew there. What has a record of the same
-length and settings is not done again. Records go into benchmarks/proof/results by hand:
-tar -xzf packed/results.tgz -C benchmarks/proof
+Starts programs for each GPU: --trainers of them train and measure (a network as small as this leaves the GPU idle
+while Python prepares the next kernels), one damages and annotates pools ahead of these. They take tasks from one list
+until --minutes have passed, on when this command has ended, too: it waits --wait seconds and packs what is finished
+into --out. The same command given again starts what does not run, tries again what failed, waits and packs; after the
+end of these minutes it begins as many more. On another machine --keep FOLDER with those packed files goes on where they
+end; a training that was cut short begins anew there. What has a record of the same length and settings is not done
+again. Records go into benchmarks/proof/results by hand: tar -xzf packed/results.tgz -C benchmarks/proof
 """
 
 import argparse
@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--draws", type=int, default=tasks.DRAWS, help="noise draws of the annotation")
     parser.add_argument("--steps", type=int, default=tasks.STEPS, help="of the annotation's classifier")
     parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--trainers", type=int, default=1, help="programs that train on one GPU at the same time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
@@ -89,7 +90,8 @@ def lead(options: argparse.Namespace, begin: float) -> None:
     if options.keep:
         unpack(options.keep, options.work)
     gpus = torch.cuda.device_count() if options.device != "cpu" else 0
-    roles = [f"{kind}-{gpu}" for gpu in range(max(gpus, 1)) for kind in _FAILURES]
+    kinds = ["train"] * options.trainers + ["prepare"]
+    roles = [f"{kind}-{gpu}-{i}" for gpu in range(max(gpus, 1)) for i, kind in enumerate(kinds)]
     start(options, roles, on_gpu=gpus > 0)
     while time.monotonic() < begin + options.wait and any(running(options, role) for role in roles):
         time.sleep(_POLL_S)
@@ -120,7 +122,7 @@ def launch(options: argparse.Namespace, role: str, end: float, *, on_gpu: bool) 
         "TORCHINDUCTOR_CACHE_DIR": str(options.work.resolve() / "inductor"),
     }
     if on_gpu:
-        environment["CUDA_VISIBLE_DEVICES"] = role.partition("-")[2]
+        environment["CUDA_VISIBLE_DEVICES"] = role.split("-")[1]
     arguments = [sys.executable, *sys.argv, "--role", role, "--end", str(end)]
     with log_of(options, role).open("a") as log:
         return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)

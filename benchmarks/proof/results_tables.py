@@ -150,8 +150,9 @@ def runs_table(runs: list[Result]) -> str:
     for run in sorted(runs, key=lambda run: (run["row"], run["label"], run["seed"])):
         values = [f"{run['measures'][name]['value']:.3g}" for name in names]
         about = f"{run['row']} {run['label']} {run['seed']}"
-        rows.append([_link(about, run), run["date"], *values, f"{run['images_per_s']:,.0f}", f"{run['judged_s']:.0f}"])
-    heads = ["run", "date", "Frechet", *names[1:], "pictures/s", "measured in s"]
+        speed = f"{run['images_per_s']:,.0f} ({run.get('trainers', 1)})"
+        rows.append([_link(about, run), run["date"], *values, speed, f"{run['judged_s']:.0f}"])
+    heads = ["run", "date", "Frechet", *names[1:], "pictures/s (trainings at once)", "measured in s"]
     return "Every run:\n\n" + _table(heads, rows)
 
 

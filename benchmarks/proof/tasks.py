@@ -212,6 +212,7 @@ def work(
     if job.label != "clean":
         about["annotated"] = annotated(options)
     about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
+    about["trainers"] = options.trainers
     about["formula"] = change.formula if change else arm.meaning
     about["known"] = known_and_unknown(proof, job, run, judge)
     save_grid(options.work / "results" / f"{stem}.png", pixels[:8], columns=8)

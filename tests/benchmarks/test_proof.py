@@ -153,6 +153,7 @@ def options(work: Path, **changes: Any) -> argparse.Namespace:
         "draws": 1,
         "steps": 4,
         "device": "cpu",
+        "trainers": 1,
         "command": "python prove.py",
         "minutes": 10.0,
         "settings": ["batch_size=16", "network.channels=8", "network.attention_resolutions=", "sample_count=0"],

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...schemas.errors import UserError
 from .layout import BlockShape, Sizes, blocks_down, blocks_up, one_hot, resample
+from .norm import GroupNorm
 
 _SKIP_SCALE = math.sqrt(0.5)  # a sum of two things of variance 1 has variance 1 again (2011.13456, appendix H)
 _NORM_EPS = 1e-6
@@ -159,29 +160,6 @@ class Embedding(nn.Module):
                 features = features + self.augment(augment.float())
             out: Tensor = functional.silu(self.layer2(functional.silu(self.layer1(features))))
         return out
-
-
-class GroupNorm(nn.GroupNorm):
-    """GroupNorm in float32, from the moments of each channel.
-
-    The compiler turns these into kernels that read channels-last memory in its order; PyTorch's own formula does not,
-    and the whole training step takes half as long again. Mean of the squares less square of the mean: the variance of
-    ``torch.var_mean`` has a derivative that takes the mean of x once more, and more operations to compile. What
-    cancels is below the rounding of x to bfloat16; in float32 the variance of a group whose mean is m deviations from 0
-    is off by about m^2 6e-8 of itself.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, height, width = x.shape
-        x, grouped = x.float(), (n, self.num_groups, -1)
-        share = self.num_groups / (c * height * width)
-        mean, square = (
-            values.sum(dim=(2, 3), keepdim=True).view(grouped).sum(dim=2, keepdim=True) * share for values in (x, x * x)
-        )
-        deviation = (functional.relu(square - mean * mean) + self.eps).rsqrt()
-        scale = deviation * self.weight.view(self.num_groups, -1)
-        shift = self.bias.view(self.num_groups, -1) - mean * scale
-        return x * scale.view(n, c, 1, 1) + shift.view(n, c, 1, 1)
 
 
 def group_norm(channels: int) -> GroupNorm:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .layout import Sizes, resample
+from .norm import GroupNorm
 
 _HEAD_CHANNELS = 64
 _GROUP_CHANNELS = 8  # GroupNorm: at least so many channels to a group, and at most 32 groups
@@ -121,11 +122,13 @@ class Attention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).flatten(2).view(n, 3, self.heads, c // self.heads, height * width)
-        query, key, value = qkv.transpose(3, 4).contiguous().unbind(1)
-        h = functional.scaled_dot_product_attention(query, key, value).transpose(2, 3).reshape(n, c, height, width)
-        out: Tensor = x + self.out(h)
+        # The 1x1 convolutions as products over the channels: no copy where x is channels-last.
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N, H W, C)
+        qkv = functional.linear(tokens, self.qkv.weight.flatten(1), self.qkv.bias)
+        query, key, value = qkv.view(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (N, heads, H W, d)
+        h = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        h = functional.linear(h, self.out.weight.flatten(1), self.out.bias)
+        out: Tensor = x + h.transpose(1, 2).reshape(x.shape)
         return out
 
 
@@ -156,10 +159,10 @@ class Embedding(nn.Module):
         return out
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """GroupNorm with the most groups, at most 32, that divide the channels and have _GROUP_CHANNELS or more each."""
     groups = next(g for g in range(min(32, channels // _GROUP_CHANNELS), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

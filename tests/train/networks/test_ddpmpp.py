@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from ambient.schemas.errors import UserError
-from ambient.train.networks.ddpmpp import DDPMPP, Attention, Block, DDPMPPConfig, Embedding, group_norm
+from ambient.train.networks.ddpmpp import DDPMPP, Attention, Block, DDPMPPConfig, Embedding
 from ambient.train.networks.layout import BlockShape, Resampling, resample
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,24 +41,6 @@ def test_attention_is_softmax_over_positions() -> None:
     weights = torch.softmax(torch.einsum("nic,njc->nij", query, key) / 4, dim=2)
     mixed = attention.out(torch.einsum("nij,njc->nic", weights, value)).reshape(2, 3, 5, 16).permute(0, 3, 1, 2)
     assert_close(attention(x), (x + mixed) / math.sqrt(2))
-
-
-@pytest.mark.parametrize("mean", [0.0, 20.0, -300.0])
-def test_group_norm_far_from_zero(mean: float) -> None:
-    """Against float64, of values rounded to bfloat16: forward and gradient; a constant picture stays finite."""
-    torch.manual_seed(0)
-    norm = moved(group_norm(16))
-    x = (mean + torch.randn(2, 16, 8, 8) * (1 + abs(mean) / 20)).bfloat16().float()
-    x[1] = mean + torch.rand(4).repeat_interleave(4)[:, None, None]
-    mine, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    weights = norm.weight.double(), norm.bias.double()
-    expected = functional.group_norm(exact, norm.num_groups, *weights, eps=norm.eps)
-    found, direction = norm(mine), torch.randn(x.shape)
-    assert_close(found[0].double(), expected[0], rtol=1e-4, atol=1e-3)
-    assert found.isfinite().all()
-    (gradient,) = torch.autograd.grad(found[0], mine, direction[0])
-    (reference,) = torch.autograd.grad(expected[0], exact, direction[0].double())
-    assert_close(gradient.double(), reference, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("resampling", [None, "down", "up"])
