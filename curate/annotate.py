@@ -139,6 +139,7 @@ def _lead(
             give_back()
         rows = _decided(records, metadata, run)
         del records
+        give_back()
         write_manifest(out, rows, manifest_schema(score_fields(rows.schema)), metadata, curves=measured_parts(work))
 
 
@@ -253,6 +254,7 @@ def _judged(records: pa.Table, metadata: Metadata, run: Run) -> tuple[pa.Table, 
     the noise of the draws stays that of an earlier manifest.
     """
     classifier, content_hash = trained(records, metadata.space, run)
+    give_back(readers=False)  # which read on at once
     measure(records, classifier, metadata.space, run)
     return unreadable_now(records, run.work), replace(
         metadata,

@@ -130,14 +130,15 @@ def settle(table: pa.Table, rule: Rule, measured: Measured, reporter: Reporter) 
     """
     ok = is_(table, "status", "ok")
     use = ok & ~is_(table, "role", "clean")
-    values = np.where(ok, 0.0, np.nan)[:, None].repeat(3, axis=1)
-    looked_at = table.select([]) if rule.needs_curves and rule.per == "picture" else table  # a million rows are large
+    values = np.zeros((len(table), 3), dtype=np.float32)
+    alone = rule.sql is None and rule.quantile is None and rule.per == "picture"
+    looked_at = table.select(["source"]) if alone else table  # a million rows are large
     values[use] = _values(looked_at.filter(pa.array(use)), use, rule, measured, reporter)
     for name, column in zip(THRESHOLDS, values.T, strict=True):
-        table = replaced(table, name, pa.array(column, pa.float32(), mask=~ok))
-    method = np.where(use, rule.method, "clean")
+        table = replaced(table, name, pa.array(column, mask=~ok))
     _summary(table.select(["source"]).filter(pa.array(use)), values[use, 0], reporter)
-    return replaced(table, "method", pa.array(method, pa.string(), mask=~ok))
+    method = pc.if_else(pa.array(use), rule.method, "clean")
+    return replaced(table, "method", pc.if_else(pa.array(ok), method, pa.scalar(None, pa.string())))
 
 
 def _values(rows: pa.Table, use: Rows, rule: Rule, measured: Measured, reporter: Reporter) -> Rows:
@@ -163,10 +164,11 @@ def _per_picture(use: Rows, rule: Rule, measured: Measured) -> Rows:
 
     def of(part: pa.Table) -> Rows:
         mean, count = (matrix(part[name], len(grid)) for name in ("p_clean", "draws"))
-        return np.stack(decide(mean, count, grid, epsilon, noise=noise, spread=spread), axis=1)
+        found = decide(mean, count, grid, epsilon, noise=noise, spread=spread)
+        return np.stack(found, axis=1).astype(np.float32)
 
     parts = map_in_order(of, _batches(use, measured, "p_clean", "draws"), workers=os.cpu_count() or 1)
-    return np.concatenate([np.zeros((0, 3)), *parts])
+    return np.concatenate([np.zeros((0, 3), dtype=np.float32), *parts])
 
 
 def _per_group(use: Rows, groups: Rows, rule: Rule, measured: Measured) -> Rows:

@@ -21,6 +21,7 @@ from results_tables import (
     Rows,
     ablation_table,
     annotation_table,
+    curve_table,
     denoising_table,
     formulas,
     known_table,
@@ -105,7 +106,7 @@ def _setting(proof: str, setting: Setting, runs: list[Result], draw: Draw) -> li
     plots = [f"{caption}:\n\n![{caption}]({path})" for path, caption in draw(name, rows).items()]
     tables = [ablation_table(rows), known_table(rows), denoising_table(rows), runs_table(runs)]
     title = f"### {images:,} training pictures, {samples:,} samples{others}"
-    return [title, _conditions(runs), main_table(rows), verdict_table(rows), *plots, *tables]
+    return [title, _conditions(runs), main_table(rows), verdict_table(rows), curve_table(rows), *plots, *tables]
 
 
 def setting_of(run: Result) -> Setting:

@@ -94,6 +94,22 @@ def _scale(ours: dict[int, Result], theirs: dict[int, Result], seeds: Sequence[i
     return math.hypot(_mean(ours, seeds), _mean(theirs, seeds))
 
 
+def curve_table(found: Rows) -> str:
+    """Frechet distance on the way, mean over seeds: who stops early has that one."""
+    rows, moments, samples = [], [], 0
+    for name, labels in found.items():
+        for label in _ordered(labels):
+            curves = [run["curve"] for run in labels[label].values()]
+            moments, samples = [point["images"] for point in curves[0]], curves[0][0]["samples"]
+            means = [
+                sum(point["frechet"]["value"] for point in points) / len(points) for points in zip(*curves, strict=True)
+            ]
+            rows.append([name, label, *(f"{mean:.3g}" for mean in means), str(len(curves))])
+    what = f"On the way: Frechet distance of {samples:,} samples after so many training pictures, mean over seeds"
+    heads = ["damage", "label", *(f"{moment:,}" for moment in moments), "seeds"]
+    return f"{what}:\n\n{_table(heads, rows)}" if rows else ""
+
+
 def ablation_table(found: Rows) -> str:
     rows = []
     for name, labels in found.items():

@@ -449,7 +449,10 @@ def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) 
         "pictures": 60,
         "measures": {"frechet": measured(frechet), **{name: measured(0.5) for name in names}},
         "validation": {"sigma": [0.1, 0.3, 1.0], "mean": [0.02 * frechet, 0.1, 0.3], "error": [0.001, 0.01, 0.01]},
-        "curve": [{"images": 500, "frechet": measured(2 * frechet)}, {"images": 1000, "frechet": measured(frechet)}],
+        "curve": [
+            {"images": 500, "samples": 80, "frechet": measured(2 * frechet)},
+            {"images": 1000, "samples": 80, "frechet": measured(frechet)},
+        ],
         "sigma_min_mean": 1.5,
         "images_per_s": 1000.0,
         "judged_s": 10.0,
@@ -540,6 +543,17 @@ def test_the_spread_over_seeds_grows_with_the_value() -> None:
     assert "| small | all as equal | -2 | -22.2 % | 6.5 | 1 | better |" in verdict_table({"big": large, "small": small})
     close = {"all": seeds(7.1, label="all"), "ambient": seeds(7.0, label="ambient")}
     assert "| 1 | within noise |" in verdict_table({"big": large, "small": close})
+
+
+def test_distances_on_the_way_are_means_over_seeds() -> None:
+    from results_tables import curve_table
+
+    runs = {seed: run_record("a", "clean", seed, value) for seed, value in enumerate((2.0, 4.0))}
+    table = curve_table({"a": {"clean": runs, "ambient": {0: run_record("a", "ambient", 0, 1.5)}}})
+    assert table.startswith("On the way: Frechet distance of 80 samples")
+    assert "| damage | label | 500 | 1,000 | seeds |" in table
+    assert "| a | clean | 6 | 3 | 2 |" in table
+    assert "| a | ambient | 3 | 1.5 | 1 |" in table
 
 
 def test_numbers_have_the_digits_that_their_interval_gives() -> None:
