@@ -146,6 +146,7 @@ class TrainConfig:
     def from_settings(cls, settings: Sequence[str], *, preset: str = "smoke") -> "TrainConfig":
         """The preset with changes such as ``["lr=1e-4", "network.channels=64"]``.
 
+        ``network.kind=ddpmpp`` makes it another network of the sizes that both have; settings of its own come after it.
         Raises UserError for an unknown preset or key (naming the nearest) and for a value that does not fit.
         """
         config = load_preset(preset)
@@ -186,6 +187,8 @@ def first_difference(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> 
 
 def _changed(config: TrainConfig, key: str, value: str) -> TrainConfig:
     """config with one dotted key set from text."""
+    if key == "network.kind":
+        return dataclasses.replace(config, network=_of_kind(config.network, value))
     types_ = {**_types(TrainConfig), **{f"network.{k}": v for k, v in _types(type(config.network)).items()}}
     del types_["network"]
     if key not in types_:
@@ -195,6 +198,20 @@ def _changed(config: TrainConfig, key: str, value: str) -> TrainConfig:
     if parent:
         return dataclasses.replace(config, network=dataclasses.replace(config.network, **{name: parsed}))
     return dataclasses.replace(config, **{name: parsed})
+
+
+def _of_kind(network: NetworkConfig, name: str) -> NetworkConfig:
+    """A network of this kind with the sizes of another one, as far as it has the same."""
+    if name not in KINDS:
+        raise UserError(f"there is no network.kind {name!r}{_nearest(name, KINDS)}")
+    kind, _ = KINDS[name]
+    return kind(
+        **{
+            field.name: getattr(network, field.name)
+            for field in dataclasses.fields(kind)
+            if hasattr(network, field.name)
+        }
+    )
 
 
 def _tupled(value: Any) -> Any:

@@ -5,6 +5,7 @@ import json
 import pytest
 from ambient.schemas.errors import UserError
 from ambient.train.config import TrainConfig, first_difference, load_preset, presets
+from ambient.train.networks.ddpmpp import DDPMPPConfig
 
 
 def test_settings_change_a_preset() -> None:
@@ -20,6 +21,23 @@ def test_settings_change_a_preset() -> None:
     assert (config.network.channels, config.network.multipliers) == (64, (1, 2, 4))
     assert config.batch_size == load_preset("small").batch_size
     assert TrainConfig.from_settings(["resolution=none"]).resolution is None
+
+
+def test_another_kind_of_network_keeps_the_sizes() -> None:
+    settings = ["network.channels=64", "network.kind=ddpmpp", "network.augment_dim=9", "augment=0.12"]
+    config = TrainConfig.from_settings(settings, preset="small")
+    small = TrainConfig.from_settings(["network.channels=64"], preset="small").network
+    assert config.network == DDPMPPConfig(
+        channels=64,
+        multipliers=small.multipliers,
+        blocks=small.blocks,
+        attention_resolutions=small.attention_resolutions,
+        dropout=small.dropout,
+        augment_dim=9,
+    )
+    assert TrainConfig.from_settings(["network.kind=unet", "network.kind=edm2"]).to_json()["network"]["kind"] == "edm2"
+    with pytest.raises(UserError, match=r"no network\.kind 'unit': did you mean 'unet'"):
+        TrainConfig.from_settings(["network.kind=unit"])
 
 
 @pytest.mark.parametrize(
