@@ -111,7 +111,7 @@ def annotate(
         accept_indistinguishable=accept_indistinguishable,
     )
     if dry_run:
-        _print_json(plan(pool, config))
+        _print_json(plan(pool, config, out, overwrite=overwrite, update=update, preview=preview))
         return
     run_annotation(
         pool, out, config, device=device, workers=workers, overwrite=overwrite, update=update, preview=preview

@@ -25,7 +25,8 @@ from .config import AnnotateConfig
 from .crossfit import load_classifier
 from .decide import Measured, Rule, settle
 from .device import choose_device, fast_matmul
-from .known import join_scores, score_names
+from .duplicates import NAMES as NEAR_DUPLICATES
+from .known import join_scores, near_duplicates_told, score_names
 from .learn import CLASSIFIER, trained
 from .manifest import Work, fingerprint, is_finished, with_curves, write_manifest
 from .measure import follow, measure, measured_parts, noise_of_draws, unreadable_now
@@ -40,7 +41,7 @@ from .scores import SCORES
 from .scoring import add_scores
 from .team import Team, joined
 from .threshold import sigma_grid
-from .update import Past, choose, classifier_beside, join, past
+from .update import Past, by_name, choose, classifier_beside, join, past
 from .uris import Roots
 from .whole import replacing
 
@@ -65,8 +66,7 @@ def annotate(
     open), or when `out` holds another run's manifest and overwrite is False.
     """
     reporter = reporter or Reporter()
-    if preview:
-        _check_preview(config, update=update)
+    _check_together(config, overwrite=overwrite, update=update, preview=preview)
     with joined() as team:
         place, workers = team.device(choose_device(device)), -(-workers // team.size)
         with fast_matmul(place):
@@ -78,8 +78,12 @@ def annotate(
     return out
 
 
-def _check_preview(config: AnnotateConfig, *, update: bool) -> None:
-    """Raise UserError where no clean set is chosen by rank."""
+def _check_together(config: AnnotateConfig, *, overwrite: bool, update: bool, preview: bool) -> None:
+    """Raise UserError for options that contradict each other: a preview shows a clean set chosen by rank."""
+    if update and overwrite:
+        raise UserError("--update adds to the manifest that is there, --overwrite replaces it: leave one of them out")
+    if not preview:
+        return
     said = config.clean or config.clean_predicate or config.classifier or config.sigma_min is not None
     if update:
         raise UserError("--preview shows how a clean set is chosen, and --update keeps the one there is")
@@ -153,7 +157,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
             is_clean = partial(in_clean_dir, pool=pool, clean=config.clean, roots=run.roots)
         elif predicate := config.clean_predicate:
             is_clean = partial(where, predicate=predicate)
-        before, rows = choose(before, _collect(fresh, run), is_clean, config.duplicates, run.reporter)
+        before, rows = choose(before, _collect(fresh, run, part=True), is_clean, config.duplicates, run.reporter)
         if is_(rows, "status", "ok").any():
             if before.classifier is not None:
                 shutil.copyfile(before.classifier, run.work.folder / CLASSIFIER)
@@ -161,20 +165,36 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
             rows = _decided(rows, metadata, run)
             rows = pa.concat_tables(with_curves(rows, measured_parts(run.work)))
     table = before.rows if rows is None else join(before, rows)
+    if set(NEAR_DUPLICATES) <= set(table.column_names):
+        table = near_duplicates_told(table)
     metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
 
 
-def plan(pool: Path, config: AnnotateConfig) -> dict[str, object]:
-    """What ``annotate`` would do, for --dry-run, from the names of the files alone."""
+def plan(
+    pool: Path,
+    config: AnnotateConfig,
+    out: Path | None = None,
+    *,
+    overwrite: bool = False,
+    update: bool = False,
+    preview: bool = False,
+) -> dict[str, object]:
+    """What ``annotate`` would do, for --dry-run, from the names of the files alone.
+
+    update: of the manifest `out`; then evaluations are those of new names, and changed pictures come on top.
+    """
+    _check_together(config, overwrite=overwrite, update=update, preview=preview)
     found = find(roots_of(pool, config.clean))
-    evaluations = len(found.candidates) * len(sigma_grid()) * config.draws
+    names = by_name(out, found) if update and out is not None else {}
+    evaluations = names.get("pictures_new", len(found.candidates)) * len(sigma_grid()) * config.draws
     return {
         **asdict(config),
         "clean": str(config.clean) if config.clean else None,
         "scores": str(config.scores) if config.scores else None,
         "classifier": str(config.classifier) if config.classifier else None,
         "pictures_found": len(found.candidates),
+        **names,
         "other_files": sum(found.others.values()),
         "noise_levels": len(sigma_grid()),
         "classifier_evaluations": evaluations if config.sigma_min is None else 0,
@@ -207,15 +227,15 @@ def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
         reporter.say(f"left out files that are not pictures: {others}")
 
 
-def _collect(found: Found, run: Run) -> pa.Table:
-    """Stage 1: read every file once; identity, size, status, scores."""
+def _collect(found: Found, run: Run, *, part: bool = False) -> pa.Table:
+    """Stage 1: read every file once; identity, size, status, scores. part: what was found is not the whole pool."""
     config, by = run.config, run.config.clean_top.by if run.config.clean_top else ()
     known = {*SCORES, *(score_names(config.scores) if config.scores else ())}
     more = tuple(name for name in by if name.removeprefix("-") not in known)
     networks = load_networks(ScoreConfig(by=more), run.device)
     records = collect(found, run.roots, run.work, run.workers, run.reporter)
     if config.scores is not None:
-        records = join_scores(records, config.scores)
+        records = join_scores(records, config.scores, warn=run.reporter.warn if part else None)
     return add_scores(
         records,
         list(more),

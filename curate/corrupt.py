@@ -29,7 +29,7 @@ from .parallel import map_in_order
 from .pool import Record, content_id, find, scan
 from .remote import address
 from .uris import Roots, read_bytes, split_uri
-from .whole import PARTIAL, replacing, write_whole, writing
+from .whole import PARTIAL, is_whole_png, replacing, write_whole, writing
 
 __all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
 
@@ -126,14 +126,20 @@ def _check_places(pool: Path, out: Path) -> None:
         raise UserError(f"{out} lies inside {pool}, which would then hold its own damaged pictures: write elsewhere")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder that does not exist yet")
+    with writing(out):
+        _check_ours(out)
+
+
+def _check_ours(out: Path) -> None:
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if _COMMAND_NAME not in names and names - {_LOCK, _COMMAND_NAME + PARTIAL}:
+        raise UserError(f"{out} is not empty: name a folder that does not exist yet")
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Make ``out`` and hold it against other runs. The lock is removed; one that a kill leaves locks nothing."""
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if _COMMAND_NAME not in names and names - {_LOCK, _COMMAND_NAME + PARTIAL}:
-        raise UserError(f"{out} is not empty: name a folder that does not exist yet")
+    _check_ours(out)  # again: reading the pool took a while
     out.mkdir(parents=True, exist_ok=True)
     lock = out / _LOCK
     with lock.open("wb") as file:
@@ -226,7 +232,7 @@ def _shortened(name: str) -> str:
 
 
 def _write(task: _Task, out: Path, roots: Roots, seed: int) -> dict[str, Any]:
-    """Write one picture unless it is there, and return its row of the table."""
+    """Write one picture unless it is there whole, and return its row of the table."""
     record, corruption = task.record, task.corruption
     row: dict[str, Any] = {"original": record["uri"], "original_id": record["id"]}
     row |= {"status": record["status"], "reason": record["reason"]}
@@ -239,7 +245,7 @@ def _write(task: _Task, out: Path, roots: Roots, seed: int) -> dict[str, Any]:
         pixels, drawn = corruption(pixels, random)
         row |= {"strength": corruption.strength, **drawn}
     path = out / task.uri
-    if not path.exists():
+    if not is_whole_png(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A short name of its own, hidden: one left by a kill is no picture, and the next run writes over it.
         with replacing(path, name=f".{task.number}.part", synced=False) as part:

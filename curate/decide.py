@@ -119,6 +119,11 @@ class Measured:
     @classmethod
     def of(cls, metadata: Metadata, parts: Parts) -> "Measured":
         grid, noise, spread = (np.array(v) for v in (metadata.sigma_grid, metadata.draw_noise, metadata.fold_spread))
+        if len(noise) and (len(noise) != len(grid) or len(spread) not in (1, len(grid))):
+            raise UserError(
+                f"the manifest's metadata is damaged: draw_noise has {len(noise)} and fold_spread {len(spread)} values "
+                f"for {len(grid)} noise levels"
+            )
         return cls(parts=parts, grid=grid, noise=noise, spread=spread, epsilon=metadata.epsilon)
 
 
@@ -136,7 +141,7 @@ def settle(table: pa.Table, rule: Rule, measured: Measured, reporter: Reporter) 
     values[use] = _values(looked_at.filter(pa.array(use)), use, rule, measured, reporter)
     for name, column in zip(THRESHOLDS, values.T, strict=True):
         table = replaced(table, name, pa.array(column, mask=~ok))
-    _summary(table.select(["source"]).filter(pa.array(use)), values[use, 0], reporter)
+    _summary(table.select(["source"]).filter(pa.array(use)), values[use, 0], rule, reporter)
     method = pc.if_else(pa.array(use), rule.method, "clean")
     return replaced(table, "method", pc.if_else(pa.array(ok), method, pa.scalar(None, pa.string())))
 
@@ -258,8 +263,8 @@ def _by_sql(rows: pa.Table, expression: str) -> Rows:
     return values
 
 
-def _summary(rows: pa.Table, sigma_min: Rows, reporter: Reporter) -> None:
-    """Say what was decided; what noise cannot fix is counted by source."""
+def _summary(rows: pa.Table, sigma_min: Rows, rule: Rule, reporter: Reporter) -> None:
+    """Say what was decided; what noise cannot fix is counted by source. Only curves tell how a picture looks."""
     if len(sigma_min) == 0:
         reporter.warn("no picture is left to annotate: all that are usable are clean")
         return
@@ -267,12 +272,15 @@ def _summary(rows: pa.Table, sigma_min: Rows, reporter: Reporter) -> None:
     middle = np.quantile(sigma_min, 0.5, method="inverted_cdf")
     reporter.say(f"sigma_min of {len(sigma_min):,} pictures that are not clean: median {middle:.3g}")
     if everywhere:
-        reporter.say(f"{everywhere:,} of them look clean at every noise level: sigma_min = 0")
+        why = " look clean at every noise level:" if rule.needs_curves else ":"
+        reporter.say(f"{everywhere:,} of them{why} sigma_min = 0")
     if never.any():
         names, counts = np.unique(words(rows, "source")[never].astype(str), return_counts=True)
         most = sorted(zip(counts.tolist(), names.tolist(), strict=True), reverse=True)
         listed = ", ".join([*(f"{count:,} in {shown(name)}" for count, name in most[:8]), *["..."] * (len(most) > 8)])
-        reporter.warn(
-            f"{int(never.sum()):,} of them look wrong at every noise level, which noise cannot mend (colour cast, "
-            f"borders, watermarks, other content?): sigma_min = inf, never used in training: {listed}"
+        why = (
+            " look wrong at every noise level, which noise cannot mend (colour cast, borders, watermarks, other "
+            "content?):"
         )
+        why = why if rule.needs_curves else ":"
+        reporter.warn(f"{int(never.sum()):,} of them{why} sigma_min = inf, never used in training: {listed}")

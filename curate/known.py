@@ -1,5 +1,6 @@
 """Scores that an earlier run has written, and where score columns belong in a table."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +21,37 @@ def is_known(path: Path) -> bool:
     return not {METADATA_KEY, SCORED_KEY}.isdisjoint(file_metadata(path))
 
 
-def join_scores(records: pa.Table, path: Path) -> pa.Table:
+def join_scores(records: pa.Table, path: Path, *, warn: Callable[[str], None] | None = None) -> pa.Table:
     """The records with the score columns of another table that they do not have, matched by content id.
 
     near_duplicate_of, which names pictures of that table, is told anew from the hashes; without them it is left out.
-    path: a manifest or what `ambient score` wrote. Raises UserError where it is neither, or no picture is in both.
+    path: a manifest or what `ambient score` wrote. Raises UserError where it is neither, or no picture is in both;
+    where the records are a part of the pool, warn is told instead how many have no scores there.
     """
     names = score_names(path)
     other = pq.read_table(path, columns=["id", "status", *names])
     other = other.filter(pc.equal(other["status"].cast(pa.string()), "ok"))
     place = pc.index_in(records["id"], value_set=other["id"].combine_chunks())
-    if place.null_count == len(place):
+    lacking = pc.and_(pc.is_null(place), pc.equal(records["status"].cast(pa.string()), "ok"))
+    if warn and (num := pc.sum(lacking).as_py()):
+        warn(f"{path} has no scores of {num:,} of the new pictures: score the pool again, and update it then")
+    if warn is None and place.null_count == len(place):
         raise UserError(f"{path} has scores of other pictures: none of its ids is in this pool")
     for name in names:
         if name not in (*records.column_names, "near_duplicate_of"):
             records = with_column(records, name, other[name].take(place))
-    if "near_duplicate_of" in names and "phash" in names:
-        first = duplicates.near_duplicates(records["phash"])
-        content = records["id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-        first[content == content[first]] = -1  # copies are settled later, and the one that is kept must lead its kind
-        records = with_near_duplicates(records, first)
-    return records
+    return near_duplicates_told(records) if "near_duplicate_of" in names and "phash" in names else records
+
+
+def near_duplicates_told(table: pa.Table) -> pa.Table:
+    """The table with near_duplicate_of, from the column phash.
+
+    Copies are no near duplicates: they are settled elsewhere, and the one that is kept must lead its kind.
+    """
+    first = duplicates.near_duplicates(table["phash"])
+    content = table["id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    first[content == content[first]] = -1
+    return with_near_duplicates(table, first)
 
 
 def score_names(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,13 +33,15 @@ _AHEAD = 4  # tasks under way per worker: enough to ride out a large picture, fe
 _MANY, _PER_TASK = 2048, 16  # items that are worth starting processes for; and items that travel together
 
 _pools: dict[int, ProcessPoolExecutor] = {}  # by how many processes each has
+_users: Counter[int] = Counter()  # of each, how many iterators are under way
+_changing = threading.Lock()  # held where these two are changed
 _exclusive: AbstractContextManager[Any] = threading.Lock()
 
 
 def _forget_lock() -> None:
-    """A forked process may have been made while another thread held the lock."""
-    global _exclusive
-    _exclusive = threading.Lock()
+    """A forked process may have been made while another thread held a lock."""
+    global _exclusive, _changing
+    _exclusive, _changing = threading.Lock(), threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_lock)
@@ -66,10 +68,14 @@ def map_in_order(
         rest = iter(items)
         tasks = iter(lambda: list(islice(rest, _PER_TASK)), [])
         try:
-            for results in _in_order(_started(workers), _Each(function), tasks, workers * _AHEAD):
-                yield from results
+            with _used(workers) as pool:
+                for results in _in_order(pool, _Each(function), tasks, workers * _AHEAD):
+                    yield from results
         except BrokenProcessPool as error:
-            stop_processes()
+            with _changing:
+                broken = _pools.pop(workers, None)
+            if broken is not None:
+                broken.shutdown()
             raise UserError(
                 "a process that reads pictures was killed, perhaps for memory: try fewer workers"
             ) from error
@@ -103,15 +109,25 @@ class _Each:
 
 def stop_processes() -> None:
     """End the processes that do nothing now, and give their memory back; the next work for processes starts others."""
-    for pool in _pools.values():
+    with _changing:
+        idle = [_pools.pop(workers) for workers in list(_pools) if not _users[workers]]
+    for pool in idle:
         pool.shutdown()
-    _pools.clear()
 
 
-def _started(workers: int) -> ProcessPoolExecutor:
-    if workers not in _pools:
-        _pools[workers] = _start(workers)
-    return _pools[workers]
+@contextmanager
+def _used(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """So many processes, which are not stopped meanwhile."""
+    with _changing:
+        if workers not in _pools:
+            _pools[workers] = _start(workers)
+        pool = _pools[workers]
+        _users[workers] += 1
+    try:
+        yield pool
+    finally:
+        with _changing:
+            _users[workers] -= 1
 
 
 def _start(workers: int) -> ProcessPoolExecutor:

@@ -33,7 +33,7 @@ from .remote import is_remote
 from .reporter import Advance, Reporter
 from .scorers import measure_all
 from .scores import SCORES, score
-from .uris import Roots, read_bytes, split_uri
+from .uris import Roots, read_bytes, relocated, split_uri
 from .weights import given
 
 ROWS_PER_PART = 1024
@@ -55,13 +55,15 @@ def score_target(
     """Write `out`: of a pool a table of records and scores; of a manifest or such a table the same with more scores.
 
     Whatever else a manifest holds, its metadata too, stays as it is; a score that it has already is measured anew. The
-    same command continues a run that was stopped. roots: where roots of a manifest lie now.
-    Raises UserError when the target or a root of it cannot be read, weights are missing, or `out` is another run's.
+    same command continues a run that was stopped; after a change of the manifest it is another run.
+    roots: where roots of a manifest lie now. Raises UserError when the target or a root of it cannot be read, it has
+    no such root, weights are missing, or `out` is another run's.
     """
     reporter, place = reporter or Reporter(), choose_device(device)
     asked = _open(target, config, roots or {})
     contents = {name: digests.of_file(Path(given(name, file))) for name, file in config.weights.items()}
-    run = digests.of_json([asdict(config), contents, asked.roots, asked.rows, __version__])
+    copied = None if asked.found or _is_same(out, target) else digests.of_file(target)
+    run = digests.of_json([asdict(config), contents, asked.roots, asked.rows, copied, __version__])
     if is_finished(out, run, SCORED_KEY, overwrite=overwrite, reporter=reporter):
         if asked.found:
             reporter.say("pictures that were changed since are scored again with --overwrite")
@@ -100,8 +102,8 @@ def plan(target: Path, config: ScoreConfig, *, roots: dict[str, str] | None = No
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """roots: where pictures lie. rows: what tells them from other pictures, as JSON. found: of a pool. table: of a
-    manifest, with the file metadata to keep."""
+    """roots: where pictures lie. rows: what scores depend on, as JSON. found: of a pool. table: of a manifest, with the
+    file metadata to keep."""
 
     roots: Roots
     rows: Any
@@ -116,13 +118,20 @@ def _open(target: Path, config: ScoreConfig, moved: Roots) -> _Asked:
             raise UserError("--by names the scores to add, such as --by clipiqa,noise")
         kept, roots = read_about(target)
         table = pq.read_table(target)
-        rows = [table[name].to_pylist() for name in ("uri", "id")]
-        return _Asked(roots=roots | moved, rows=rows, table=table, kept=kept)
+        rows = [table[name].to_pylist() for name in ("uri", "id", "status", "caption")]
+        return _Asked(roots=relocated(roots, moved, str(target)), rows=rows, table=table, kept=kept)
     roots = roots_of(target)
+    if moved:
+        raise UserError(f"{target} is a pool, and --root is for a manifest whose pool has moved: name the place itself")
     found = find(roots)
     if not found.candidates:
         raise UserError(f"there is no picture in {target}")
     return _Asked(roots=roots, rows=found.candidates.digest(), found=found)
+
+
+def _is_same(out: Path, target: Path) -> bool:
+    """Whether a manifest is scored in place: then its content does not tell the run, which changes it."""
+    return out.resolve() == target.resolve()
 
 
 def _check_there(table: pa.Table, roots: Roots) -> None:

@@ -79,6 +79,15 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
     return Past(metadata=metadata, classifier=classifier, rows=rows, fresh=fresh, clean_ids=clean)
 
 
+def by_name(manifest: Path, found: Found) -> dict[str, int]:
+    """How many pictures are new, are to be compared because their name is known, and have vanished."""
+    read_metadata(manifest)
+    old = pq.read_table(manifest, columns=["uri"])["uri"].combine_chunks()
+    known = int(pc.sum(pc.is_in(found.candidates.uris, value_set=old)).as_py() or 0)
+    num = len(found.candidates)
+    return {"pictures_new": num - known, "pictures_to_compare": known, "pictures_vanished": len(old) - known}
+
+
 def _checked_classifier(manifest: Path, metadata: Metadata) -> Path:
     classifier = classifier_beside(manifest)
     if not classifier.is_file():
@@ -146,7 +155,7 @@ def choose(
         records = records.set_column(records.schema.get_field_index(name), RECORD.field(name), fresh[name])
     strange = set(pc.unique(records["source"].cast(pa.string())).to_pylist())
     strange -= set(pc.unique(before.rows["source"].cast(pa.string())).to_pylist())
-    if strange:
+    if strange and before.classifier is not None:
         reporter.warn(
             f"the classifier has seen nothing of the sources {', '.join(sorted(strange)[:_NAMED])}: check their "
             "thresholds, or annotate all again with --overwrite"

@@ -11,6 +11,8 @@ from ..schemas.errors import UserError
 PARTIAL = ".partial"
 """Ending of the name of what is not finished."""
 
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG file
+
 
 @contextmanager
 def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> Iterator[Path]:
@@ -53,3 +55,8 @@ def writing(place: Path) -> Iterator[None]:
         else:
             message = f"cannot write to {place} ({error.strerror or error}): check its permissions or choose another"
         raise UserError(message) from error
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether there is a PNG file that was not cut short, as one that is not synced is by a power cut."""
+    return path.is_file() and path.read_bytes().endswith(_PNG_END)

@@ -36,14 +36,26 @@ def is_scored_only(path: Path) -> bool:
 
 
 def read_scored(path: Path) -> Scored:
-    """What the table at path says. Raises UserError when `ambient score` did not write it, or another version did."""
+    """What the table at path says.
+
+    Raises UserError when `ambient score` did not write it, another version did, or what it says is damaged.
+    """
     schema = pq.read_schema(path)
     raw = (schema.metadata or {}).get(SCORED_KEY)
     if raw is None or not set(RECORD.names) <= set(schema.names):
         raise UserError(
             f"{path} is neither a manifest nor a table of scores: `ambient score POOL -o {path}` writes one"
         )
-    fields: dict[str, Any] = json.loads(raw)
+    try:
+        fields: dict[str, Any] = dict(json.loads(raw))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the metadata of {path} cannot be read ({error}): score the pool again") from error
     if fields.get("version") != SCORED_VERSION:
         raise UserError(f"{path} was written by another version of ambient: score the pool again")
-    return Scored(**fields)
+    try:
+        scored = Scored(**fields)
+        if not isinstance(scored.roots, dict) or not all(isinstance(root, str) for root in scored.roots.values()):
+            raise TypeError("roots are no paths")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the metadata of {path} is not complete ({error}): score the pool again") from error
+    return scored

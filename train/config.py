@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..schemas.errors import UserError
 from ..schemas.usable import BUFFER
 from .augment import NUM_LABELS
-from .ema import LONGEST
+from .ema import LONGEST, SHORTEST
 from .networks.kinds import KINDS, NetworkConfig, kind_of
 from .networks.unet import UNetConfig
 from .target import Target
@@ -97,8 +97,8 @@ class TrainConfig:
         for name in ("beta2", "label_dropout"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), not {getattr(self, name)}")
         _require(
-            len(self.ema_stds) >= 1 and all(0 < std <= LONGEST for std in self.ema_stds),
-            f"ema_stds must be one or more numbers in (0, {LONGEST}], not {list(self.ema_stds)}",
+            len(self.ema_stds) >= 1 and all(SHORTEST <= std <= LONGEST for std in self.ema_stds),
+            f"ema_stds must be one or more numbers in [{SHORTEST}, {LONGEST}], not {list(self.ema_stds)}",
         )
         for name in ("micro_batch", "lr_ref_images"):
             value = getattr(self, name)
@@ -146,16 +146,17 @@ class TrainConfig:
     def from_settings(cls, settings: Sequence[str], *, preset: str = "smoke") -> "TrainConfig":
         """The preset with changes such as ``["lr=1e-4", "network.channels=64"]``.
 
-        ``network.kind=ddpmpp`` makes it another network of the sizes that both have; settings of its own come after it.
+        ``network.kind=ddpmpp`` makes it another network of the sizes that both have. Settings may come in any order; of
+        two with the same key the last one counts.
         Raises UserError for an unknown preset or key (naming the nearest) and for a value that does not fit.
         """
-        config = load_preset(preset)
+        texts: dict[str, str] = {}
         for setting in settings:
             key, equals, value = setting.partition("=")
             if not equals:
                 raise UserError(f"a setting is written key=value, such as lr=1e-4, not {setting!r}")
-            config = _changed(config, key.strip(), value.strip())
-        return config
+            texts[key.strip()] = value.strip()
+        return _changed(load_preset(preset), texts)
 
 
 def presets() -> dict[str, str]:
@@ -185,33 +186,28 @@ def first_difference(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> 
     return None
 
 
-def _changed(config: TrainConfig, key: str, value: str) -> TrainConfig:
-    """config with one dotted key set from text."""
-    if key == "network.kind":
-        return dataclasses.replace(config, network=_of_kind(config.network, value))
-    types_ = {**_types(TrainConfig), **{f"network.{k}": v for k, v in _types(type(config.network)).items()}}
+def _changed(config: TrainConfig, texts: dict[str, str]) -> TrainConfig:
+    """config with these dotted keys set from text, checked when all of them are."""
+    kind = _kind(texts["network.kind"]) if "network.kind" in texts else type(config.network)
+    types_ = {**_types(TrainConfig), "network.kind": str, **{f"network.{k}": v for k, v in _types(kind).items()}}
     del types_["network"]
-    if key not in types_:
-        raise UserError(f"there is no setting {key!r}{_nearest(key, types_)}")
-    parsed = _parse(key, value, types_[key])
-    parent, _, name = key.rpartition(".")
-    if parent:
-        return dataclasses.replace(config, network=dataclasses.replace(config.network, **{name: parsed}))
-    return dataclasses.replace(config, **{name: parsed})
+    # What the preset's network has of this kind's sizes.
+    network = {name: getattr(config.network, name) for name in _types(kind) if hasattr(config.network, name)}
+    fields: dict[str, Any] = {}
+    for key, text in texts.items():
+        if key not in types_:
+            raise UserError(f"there is no setting {key!r}{_nearest(key, types_)}")
+        if key != "network.kind":
+            parent, _, name = key.rpartition(".")
+            (network if parent else fields)[name] = _parse(key, text, types_[key])
+    return dataclasses.replace(config, **fields, network=kind(**network))
 
 
-def _of_kind(network: NetworkConfig, name: str) -> NetworkConfig:
-    """A network of this kind with the sizes of another one, as far as it has the same."""
+def _kind(name: str) -> type[NetworkConfig]:
+    """The configuration of the networks of this name. Raises UserError for an unknown one, naming the nearest."""
     if name not in KINDS:
         raise UserError(f"there is no network.kind {name!r}{_nearest(name, KINDS)}")
-    kind, _ = KINDS[name]
-    return kind(
-        **{
-            field.name: getattr(network, field.name)
-            for field in dataclasses.fields(kind)
-            if hasattr(network, field.name)
-        }
-    )
+    return KINDS[name][0]
 
 
 def _tupled(value: Any) -> Any:

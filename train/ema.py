@@ -6,7 +6,7 @@ rebuild that of any other length: the least-squares combination of the stored on
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +20,18 @@ from ..curate.whole import write_whole
 from ..schemas.errors import UserError
 
 FOLDER = "ema"
+SHORTEST = 1e-4  # of a run of 10,000 steps, one step; far shorter ones overflow
 LONGEST = 0.28  # sigma_rel of gamma = 0, the plain mean of the whole run, is 0.2887
 
 _MOST_ERROR = 0.3  # of a rebuilt profile, relative
+_RIDGE = 0.01**2  # what shares whose squares add up to 1 cost, as a square of that error
 Array = NDArray[np.float64]
 
 
 def gamma_of(sigma_rel: float) -> float:
     """The exponent whose average has this relative standard deviation (eq. 123): the root of a cubic.
 
-    sigma_rel: in (0, 0.28]; sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
+    sigma_rel: in [SHORTEST, LONGEST]; sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
     """
     inverse = sigma_rel**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
@@ -59,10 +61,11 @@ def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -
     """Weights averaged as if sigma_rel had been the length all along, float32 on the CPU.
 
     num_images: at this moment of the run, one at which averages were stored; the last when left out.
-    Raises UserError where nothing is stored there, or too little to tell an average of that length.
+    Raises UserError where sigma_rel is not in [SHORTEST, LONGEST], nothing is stored there, or too little to tell an
+    average of that length.
     """
-    if not 0 < sigma_rel <= LONGEST:
-        raise UserError(f"the length of an average must lie in (0, {LONGEST}], not {sigma_rel}")
+    if not SHORTEST <= sigma_rel <= LONGEST:
+        raise UserError(f"the length of an average must lie in [{SHORTEST}, {LONGEST}], not {sigma_rel}")
     stored = sorted((run / FOLDER).glob("[0-9]*.safetensors"))
     moments = [(int(path.stem[:12]), float(path.stem[13:])) for path in stored]
     known = sorted({moment for moment, _ in moments})
@@ -73,14 +76,14 @@ def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -
     ends = np.array([moments[i][0] for i in chosen], dtype=np.float64)
     gammas = np.array([gamma_of(moments[i][1]) for i in chosen])
 
-    def fitted(length: float) -> tuple[Array, float]:
-        return coefficients(ends, gammas, float(end), gamma_of(length))
+    def fitted(lengths: Sequence[float]) -> tuple[Array, Array]:
+        return coefficients(ends, gammas, float(end), np.array([gamma_of(length) for length in lengths]))
 
-    shares, error = fitted(sigma_rel)
+    (shares,), (error,) = fitted([sigma_rel])
     if error > _MOST_ERROR:
-        lengths = sorted((k / 1000 for k in range(5, 281)), key=lambda length: abs(math.log(length / sigma_rel)))
-        told = (*lengths, moments[chosen[-1]][1])  # the last, of itself, always
-        near = next(length for length in told if fitted(length)[1] <= _MOST_ERROR)
+        lengths = [k / 1000 for k in range(5, 281)] + [length for moment, length in moments if moment == end]
+        reachable = [length for length, miss in zip(lengths, fitted(lengths)[1], strict=True) if miss <= _MOST_ERROR]
+        near = min(reachable, key=lambda length: abs(math.log(length / sigma_rel)))  # one stored there, at least
         raise UserError(
             f"the averages that {run} stored do not tell that of length {sigma_rel:g} at {end:,} pictures: "
             f"the nearest that they tell is {near:g}; a smaller snapshot_images stores more"
@@ -100,25 +103,28 @@ def _load(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def coefficients(ends: Array, gammas: Array, end: float, gamma: float) -> tuple[Array, float]:
-    """Shares of the stored averages in the wanted one: least squares between their profiles (appendix C, algorithm 3).
+def coefficients(ends: Array, gammas: Array, end: float, wanted: Array) -> tuple[Array, Array]:
+    """Shares of the stored averages in each wanted one: least squares between profiles (appendix C, algorithm 3).
 
-    The shares add up to 1, which the paper does not ask for: else weights that never change would be scaled.
-    ends, gammas: (K,) when each stored average ended and its exponent; end, gamma: of the wanted one.
-    Returns (K,) shares, and the root mean square error of the profile that they make, relative to the wanted one.
+    Two things the paper does not ask for. The shares add up to 1: else weights that never change would be scaled. And
+    their squares have a price: profiles of many moments nearly depend on each other, so that shares of plain least
+    squares grow large with alternating signs, which amplifies what rounding to float16 cost each stored average.
+    ends, gammas: (K,) when each stored average ended and its exponent. end: of the wanted ones; wanted: (L,) exponents.
+    Returns (L, K) shares, and the (L,) root mean square errors of the profiles that they make, relative to the wanted.
     """
-    among = _inner(ends[:, None], gammas[:, None], ends[None], gammas[None])
-    wanted = _inner(ends, gammas, np.float64(end), np.float64(gamma))
-    size = np.sqrt(np.diag(among))  # profiles of short averages are far larger than those of long ones
-    solved = np.linalg.lstsq(among / size / size[:, None], np.stack([wanted, np.ones(len(ends))], 1) / size[:, None])[0]
-    free, even = solved.T / size
-    shares = free + even * (1 - free.sum()) / even.sum()
-    whole = float(_inner(*(np.array(x) for x in (end, gamma, end, gamma))))
-    square = 1 - 2 * float(wanted @ shares) / whole + float(shares @ among @ shares) / whole
-    return shares, math.sqrt(max(0.0, square))
+    among = _inner(ends[:, None], gammas[:, None], ends, gammas)
+    shared = _inner(ends, gammas, np.array(end), wanted[:, None])
+    whole = _inner(np.array(end), wanted, np.array(end), wanted)
+    values, vectors = np.linalg.eigh(among)  # which inverts among + ridge for every ridge at once
+    inverse = 1 / (values + _RIDGE * whole[:, None])
+    free = (shared @ vectors * inverse) @ vectors.T
+    even = (vectors.sum(0) * inverse) @ vectors.T
+    shares = free + even * ((1 - free.sum(1)) / even.sum(1))[:, None]
+    square = 1 + np.sum(shares @ among * shares - 2 * shared * shares, axis=1) / whole
+    return shares, np.sqrt(np.maximum(0, square))
 
 
-def _inner(end_a: Array, gamma_a: Array, end_b: Array | np.float64, gamma_b: Array | np.float64) -> Array:
+def _inner(end_a: Array, gamma_a: Array, end_b: Array, gamma_b: Array) -> Array:
     """Inner product of the profiles (gamma + 1) t^gamma / end^(gamma + 1), t in [0, end] (eq. 151)."""
     early, late = np.minimum(end_a, end_b), np.maximum(end_a, end_b)
     # The power belongs to whichever of the two ended later.

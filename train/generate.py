@@ -1,7 +1,6 @@
 """Pictures from a run: seeds -> noise -> solver -> files. A picture depends on its seed, not on what else is drawn."""
 
 import os
-import shutil
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from .samples import (
     load_pngs,
     pack,
     path_of,
+    remove,
     save,
     save_grid,
 )
@@ -42,7 +42,6 @@ from .trained import Trained, load_trained, told
 NUM_STEPS = 18
 _PREVIEW = 64  # pictures in the grid
 _POLL_S = 0.2
-_FEWER = "the same command with `--batch {}` continues"
 
 Draw = Callable[[Tensor], Tensor]
 """seeds (N,) int64 -> pictures (N, C, H, W) on the CPU: uint8 pixels, or float32 latents."""
@@ -104,26 +103,20 @@ def generate(
     reporter = reporter if reporter and rank == 0 else Reporter(quiet=True)
     _check_seeds(seeds, batch_size)
     where = device_of_process(device)
-    main = load_trained(run, where, warn=reporter.warn, ema_std=config.ema_std)
-    other = load_trained(guide, where, warn=reporter.warn) if guide else None
-    check_pixels(main, npz=npz)
-    labels = labels_of(main, config)
-    check_guidance(main, other, config)
-    settings = _settings(main, other, config)
+    work = _checked(run, out, seeds, config, where, reporter.warn, guide=guide, npz=npz)
     with writing(out):
-        folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
-        if npz and out.exists():
-            check_packed(out, settings, seeds)
-            shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it had removed them
+        if work.is_packed:
+            remove(work.folder)  # of a call that was killed before it had removed them
             reporter.say(f"{out} is complete")
             return out
-        claim(folder, settings)
+        claim(work.folder, work.settings, temporary=npz)
         share = seeds[rank::world_size]
-        draw = drawer(main, other, config, labels)
-        _draw_into(folder, suffix, share, draw, batch_size, where, reporter, nested=max(seeds) >= FOLDER_SIZE)
+        draw = drawer(work.main, work.guide, config, work.labels)
+        nested = max(seeds) >= FOLDER_SIZE
+        _draw_into(work.folder, work.suffix, share, draw, batch_size, where, reporter, nested=nested)
         result = out if npz else (here := out.resolve()).with_name(f"{here.name}-grid.png")
         if rank == 0 and npz:
-            _pack_all(out, folder, seeds, labels, settings)
+            _pack_all(out, work, seeds)
         elif rank == 0:
             save_grid(result, load_pngs([path for seed in share[:_PREVIEW] if (path := find(out, seed, ".png"))]))
         reporter.say(f"{len(seeds):,} pictures in {out}" + ("" if npz else f"; the first of them: {result}"))
@@ -142,25 +135,16 @@ def plan(
 ) -> dict[str, Any]:
     """What ``generate`` would do, as JSON, with the same errors for runs that do not fit. Arguments as there."""
     _check_seeds(seeds, batch_size)
-    cpu, warn = torch.device("cpu"), Reporter().warn
-    main = load_trained(run, cpu, warn=warn, ema_std=config.ema_std)
-    other = load_trained(guide, cpu, warn=warn) if guide else None
-    check_pixels(main, npz=npz)
-    check_guidance(main, other, config)
-    labels = labels_of(main, config)
-    folder, suffix = (out.with_name(out.name + ".parts"), ".npy") if npz else (out, ".png")
-    if is_packed := npz and out.exists():
-        check_packed(out, _settings(main, other, config), seeds)
-    check_folder(folder, _settings(main, other, config))
-    left = 0 if is_packed else sum(find(folder, seed, suffix) is None for seed in seeds)
+    work = _checked(run, out, seeds, config, torch.device("cpu"), Reporter().warn, guide=guide, npz=npz)
+    left = 0 if work.is_packed else sum(find(work.folder, seed, work.suffix) is None for seed in seeds)
     evaluations = 2 * config.steps - 1 if config.solver == "heun" else config.steps
     return {
         **asdict(config),
         "run": str(run),
         "guide": str(guide) if guide else None,
-        "checkpoint": main.checksum,
-        "space": str(main.space),
-        "labels": None if labels is None else labels.tolist(),
+        "checkpoint": work.main.checksum,
+        "space": str(work.main.space),
+        "labels": None if work.labels is None else work.labels.tolist(),
         "pictures": len(seeds),
         "pictures_to_draw": left,
         "denoiser_evaluations": left * evaluations * (1 if config.guidance == 1 else 2),
@@ -168,9 +152,54 @@ def plan(
     }
 
 
-def _settings(main: Trained, guide: Trained | None, config: SampleConfig) -> Settings:
-    """What decides how the picture of a seed looks."""
-    return {**asdict(config), "checkpoint": main.checksum, "guide": guide.checksum if guide else None}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """What to draw with and where to. labels: from ``labels_of``. suffix: of the files in folder, one per seed.
+
+    is_packed: whether the npz asked for is there, and complete.
+    """
+
+    main: Trained
+    guide: Trained | None
+    labels: Tensor | None
+    settings: Settings
+    folder: Path
+    suffix: str
+    is_packed: bool
+
+
+def _checked(
+    run: Path,
+    out: Path,
+    seeds: Sequence[int],
+    config: SampleConfig,
+    device: torch.device,
+    warn: Callable[[str], None],
+    *,
+    guide: Path | None,
+    npz: bool,
+) -> _Work:
+    """Load the runs and see that they, the configuration and what is at ``out`` fit. Raises UserError."""
+    main = load_trained(run, device, warn=warn, ema_std=config.ema_std)
+    other = load_trained(guide, device, warn=warn) if guide else None
+    check_pixels(main, npz=npz)
+    labels = labels_of(main, config)
+    check_guidance(main, other, config)
+    settings = {**asdict(config), "checkpoint": main.checksum, "guide": other.checksum if other else None}
+    folder = out.with_name(out.name + ".parts") if npz else out
+    with writing(out):
+        if is_packed := npz and out.exists():
+            check_packed(out, settings, seeds)
+        check_folder(folder, settings, temporary=npz)
+    return _Work(
+        main=main,
+        guide=other,
+        labels=labels,
+        settings=settings,
+        folder=folder,
+        suffix=".npy" if npz else ".png",
+        is_packed=is_packed,
+    )
 
 
 def seeds_of(num: int | None, seeds: str | None) -> Sequence[int]:
@@ -284,24 +313,34 @@ def _draw_into(
         for start in range(0, len(left), size):
             some = left[start : start + size]
             filled = some + some[-1:] * (size - len(some))
-            with memory_for(f"drawing {size:,} pictures at a time", _FEWER.format(max(1, size // 4)), device):
+            what = f"drawing {size:,} pictures at a time" if size > 1 else "drawing a picture"
+            with memory_for(what, _remedy(size, device), device):
                 drawn = draw(torch.tensor(filled, device=device))
             for seed, picture in zip(some, drawn, strict=False):
                 save(path_of(folder, seed, suffix, nested=nested), picture)
             advance(len(some))
 
 
-def _pack_all(npz: Path, folder: Path, seeds: Sequence[int], labels: Tensor | None, settings: Settings) -> None:
+def _remedy(size: int, device: torch.device) -> str:
+    """What to do where a device has too little memory for that many pictures at a time."""
+    if size > 1:
+        return f"the same command with `--batch {max(1, size // 4)}` continues"
+    if device.type == "cpu":
+        return "continue on a machine with more, or train a smaller network"
+    return "the same command with `--device cpu`, or on a GPU with more, continues"
+
+
+def _pack_all(npz: Path, work: _Work, seeds: Sequence[int]) -> None:
     """Pack the files of all processes into one npz, and remove them."""
     paths = []
     for seed in seeds:
-        while (path := find(folder, seed, ".npy")) is None:
+        while (path := find(work.folder, seed, work.suffix)) is None:
             time.sleep(_POLL_S)
         paths.append(path)
     numbers = torch.tensor(seeds)
-    classes = torch.full_like(numbers, -1) if labels is None else labels[numbers % len(labels)]
-    pack(npz, paths, seeds=seeds, labels=classes, settings=settings)
-    shutil.rmtree(folder)
+    classes = torch.full_like(numbers, -1) if work.labels is None else work.labels[numbers % len(work.labels)]
+    pack(npz, paths, seeds=seeds, labels=classes, settings=work.settings)
+    remove(work.folder)
 
 
 def _check_seeds(seeds: Sequence[int], batch_size: int) -> None:

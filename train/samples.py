@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import uuid
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -28,32 +30,62 @@ Settings = dict[str, Any]
 """What decides how the picture of a seed looks, as JSON."""
 
 
-def claim(folder: Path, settings: Settings) -> None:
+def claim(folder: Path, settings: Settings, *, temporary: bool = False) -> None:
     """Make the folder, and write down with which settings its pictures are drawn.
 
-    Raises UserError where it holds pictures drawn with others: they must not be mixed.
+    Of several processes that claim it at once the first decides. Raises UserError as ``check_folder`` does: pictures
+    of different settings must not be mixed.
     """
-    check_folder(folder, settings)
+    check_folder(folder, settings, temporary=temporary)
     path = folder / _SETTINGS
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path, name=f"{uuid.uuid4().hex}.json") as mine:  # several processes may be here at once
-            mine.write_text(json.dumps(settings, indent=1))
-        check_folder(folder, settings)
+        _create(path, json.dumps(settings, indent=1).encode())
+    check_folder(folder, settings, temporary=temporary)  # which another process may have claimed meanwhile
 
 
-def check_folder(folder: Path, settings: Settings) -> None:
-    """Raise UserError where the folder holds pictures that were drawn with other settings, or by something else."""
+def check_folder(folder: Path, settings: Settings, *, temporary: bool = False) -> None:
+    """Raise UserError where the folder holds pictures that were drawn with other settings, or by something else.
+
+    temporary: the folder is to be removed in the end, so that it must not hold anything else either.
+    """
     # Looked for first: another process may claim the folder and draw between the two questions.
-    holds_some = any(any(folder.glob(pattern)) for pattern in ("*.png", "*.npy", "*/*.png", "*/*.npy"))
+    patterns = ("*",) if temporary else ("*.png", "*.npy", "*/*.png", "*/*.npy")
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    holds_some = any(not path.name.startswith(_SETTINGS) for path in found)  # such as one that is being claimed
     if (path := folder / _SETTINGS).exists():
         try:
-            saved = json.loads(path.read_text())
+            saved = _parsed(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is damaged: choose another folder than {folder}") from error
         _check_same(folder, saved, settings)
     elif holds_some:
-        raise UserError(f"{folder} holds pictures that were not drawn by this command: choose another folder")
+        what = "files that were not written" if temporary else "pictures that were not drawn"
+        raise UserError(f"{folder} holds {what} by this command: choose another {'file' if temporary else 'folder'}")
+
+
+def _create(path: Path, data: bytes) -> None:
+    """Write a file, whole at once, unless there is one by now."""
+    mine = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    write_whole(mine, data)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links, where two processes at once get the last one's
+        mine.replace(path)
+    finally:
+        mine.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that was claimed. What claims it goes last, so that a call killed here can be repeated."""
+    for path in sorted(folder.glob("*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # other processes may be here, too
+        elif path.name != _SETTINGS:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def path_of(folder: Path, seed: int, suffix: str, *, nested: bool) -> Path:
@@ -122,12 +154,20 @@ def check_packed(npz: Path, settings: Settings, seeds: Sequence[int]) -> None:
     """Raise UserError unless this npz holds these seeds, drawn with these settings."""
     try:
         with np.load(npz) as arrays:
-            saved, about = arrays["seed"].tolist(), dict(json.loads(str(arrays["about"])))
+            saved, about = arrays["seed"].tolist(), _parsed(str(arrays["about"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{npz} exists and was not drawn by this command: choose another file") from error
     _check_same(npz, about, settings)
     if saved != list(seeds):
         raise UserError(f"{npz} exists and holds other seeds: choose another file")
+
+
+def _parsed(text: str) -> Settings:
+    """Settings from JSON. Raises ValueError for what is none, or holds something else."""
+    saved = json.loads(text)
+    if not isinstance(saved, dict):
+        raise ValueError(f"not settings but {type(saved).__name__}")
+    return saved
 
 
 def _check_same(where: Path, saved: Settings, asked: Settings) -> None:

@@ -29,6 +29,7 @@ from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
 from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
 from ambient.schemas.space import Space
+from ambient.train.augment import NUM_LABELS
 from ambient.train.config import TrainConfig
 from ambient.train.device import autocast, use_fast_kernels
 from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
@@ -129,7 +130,8 @@ def warm_up(proof: Proof, options: argparse.Namespace, say: Callable[[str], None
     model.network.compile(dynamic=False)
     x = torch.randn(config.batch_size, *space.shape, device=device)
     with autocast(device, config.precision):
-        denoised, _ = model(x, torch.ones(len(x), device=device), None, augment=None, uncertain=True)
+        told = torch.zeros(len(x), NUM_LABELS, device=device) if config.augment else None
+        denoised, _ = model(x, torch.ones(len(x), device=device), None, augment=told, uncertain=True)
     denoised.square().mean().backward()
     say("the training step is compiled")
     model = build_denoiser(config, space).to(device).eval().requires_grad_(False)

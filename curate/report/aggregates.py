@@ -89,12 +89,16 @@ def statuses(connection: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
 
 
 def number_groups(connection: "duckdb.DuckDBPyConnection") -> None:
-    """Number the largest sources and labels: tables source_groups and label_groups (name, position)."""
+    """Number the largest sources and labels: tables source_groups and label_groups (_group_name, _group_position).
+
+    A manifest may have further columns of any name, so queries that join it with them qualify theirs.
+    """
     for column in ("source", "label"):
-        connection.execute(
-            f"CREATE TEMP TABLE {column}_groups AS SELECT {column} AS name, "
-            f"row_number() OVER (ORDER BY count(*) DESC, {column}) - 1 AS position "
-            f"FROM manifest WHERE {column} IS NOT NULL GROUP BY {column} QUALIFY position < {MAX_GROUPS}"
+        run(
+            connection,
+            f"CREATE TEMP TABLE {column}_groups AS SELECT {column} AS _group_name, "
+            f"row_number() OVER (ORDER BY count(*) DESC, {column}) - 1 AS _group_position "
+            f"FROM manifest WHERE {column} IS NOT NULL GROUP BY {column} ORDER BY 2 LIMIT {MAX_GROUPS}",
         )
 
 
@@ -106,6 +110,7 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
     width in ln sigma over the grid; quantiles: 10, 50 and 90 % of sigma_min of the usable; usable: (L,) how many may be
     used at each level.
     """
+    numbers = f"{column}_groups"
     low, step = math.log(grid[0]), math.log(grid[-1] / grid[0]) / NUM_BINS
     levels = ", ".join(f"count(*) FILTER (ok AND ({s!r}::DOUBLE > above OR {s!r}::DOUBLE < below))" for s in grid)
     rows: list[dict[str, Any]] = run(
@@ -119,12 +124,13 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
                quantile_disc(sigma_min, [0.1, 0.5, 0.9]) FILTER (ok) AS quantiles,
                [{levels}] AS usable
         FROM (
-            SELECT coalesce(position, {MAX_GROUPS}) AS position, name, status = 'ok' AS ok, role = 'clean' AS clean,
-                   sigma_min, {BETA!r}::DOUBLE * sigma_min::DOUBLE AS above, sigma_max::DOUBLE AS below,
+            SELECT coalesce({numbers}._group_position, {MAX_GROUPS}) AS position, {numbers}._group_name AS name,
+                   status = 'ok' AS ok, role = 'clean' AS clean, sigma_min,
+                   {BETA!r}::DOUBLE * sigma_min::DOUBLE AS above, sigma_max::DOUBLE AS below,
                    CASE WHEN sigma_min > 0 AND NOT isinf(sigma_min) THEN
                        greatest(0, least({NUM_BINS - 1}, floor((ln(sigma_min) - {low!r}) / {step!r})))::INTEGER
                    END AS bin
-            FROM manifest LEFT JOIN {column}_groups ON name = {column}
+            FROM manifest LEFT JOIN {numbers} ON {numbers}._group_name = manifest.{column}
         )
         GROUP BY position, name
         ORDER BY position
@@ -165,13 +171,17 @@ def curves(connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[f
 def _choose_curves(connection: "duckdb.DuckDBPyConnection") -> tuple[list[dict[str, Any]], pa.Table]:
     """Panels (panel, role, name, pictures), and the pictures that stand for them (uri, panel)."""
     numbered = f"""
-        SELECT CASE WHEN role = 'clean' THEN -1 ELSE least(coalesce(position, {MAX_PANELS}), {MAX_PANELS}) END AS panel,
-               role, uri, CASE WHEN role = 'pool' AND position < {MAX_PANELS} THEN name END AS name
-        FROM manifest LEFT JOIN source_groups ON name = source
+        SELECT CASE WHEN role = 'clean' THEN -1
+                    ELSE least(coalesce(source_groups._group_position, {MAX_PANELS}), {MAX_PANELS}) END AS panel,
+               role, uri,
+               CASE WHEN role = 'pool' AND source_groups._group_position < {MAX_PANELS}
+                    THEN source_groups._group_name END AS name
+        FROM manifest LEFT JOIN source_groups ON source_groups._group_name = manifest.source
         WHERE status = 'ok'
     """
-    connection.execute(
-        f"CREATE TEMP TABLE panels AS SELECT panel, role, name, count(*) AS pictures FROM ({numbered}) GROUP BY ALL"
+    run(
+        connection,
+        f"CREATE TEMP TABLE panels AS SELECT panel, role, name, count(*) AS pictures FROM ({numbered}) GROUP BY ALL",
     )
     chosen = run(
         connection,

@@ -81,8 +81,8 @@ def clean_references(connection: "duckdb.DuckDBPyConnection") -> list[str]:
 def _by_trust(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     shares = [(i + 0.5) / _STEPS for i in range(_STEPS)]
     usable = (
-        f"SELECT least(coalesce(position, {MAX_PANELS}), {MAX_PANELS}) AS panel, uri, sigma_min "
-        "FROM manifest LEFT JOIN source_groups ON name = source "
+        f"SELECT least(coalesce(source_groups._group_position, {MAX_PANELS}), {MAX_PANELS}) AS panel, uri, sigma_min "
+        "FROM manifest LEFT JOIN source_groups ON source_groups._group_name = manifest.source "
         "WHERE status = 'ok' AND role = 'pool' AND sigma_min > 0 AND NOT isinf(sigma_min)"
     )
     return _uris(

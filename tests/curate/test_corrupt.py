@@ -286,6 +286,18 @@ def test_a_run_that_was_killed_is_finished(pool, tmp_path):
     assert not list(out.rglob(".lock"))
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:0], lambda data: data[:-1], lambda data: bytes(len(data))])
+def test_a_picture_that_a_power_cut_damaged_is_written_again(pool, tmp_path, damage):
+    out = tmp_path / "out"
+    whole = corrupt(pool, out, corruptions=ALL)
+    (out / "corruption.parquet").unlink()
+    victim = out / whole["uri"][7].as_py()
+    before = victim.read_bytes()
+    victim.write_bytes(damage(before))
+    assert corrupt(pool, out, corruptions=ALL).equals(whole)
+    assert victim.read_bytes() == before
+
+
 def test_a_run_that_was_killed_before_its_note_is_finished(pool, tmp_path):
     whole, out = corrupt(pool, tmp_path / "whole", corruptions=ALL), tmp_path / "out"
     out.mkdir()
@@ -310,6 +322,27 @@ def test_a_folder_with_something_else_is_left_alone(pool, tmp_path):
             corrupt(pool, inside, corruptions=ALL)
     with pytest.raises(UserError, match="is a file"):
         corrupt(pool, tmp_path / "full" / "thesis.tex", corruptions=ALL)
+
+
+def test_a_folder_with_something_else_is_seen_before_the_pool_is_read(pool, tmp_path, monkeypatch):
+    (tmp_path / "thesis.tex").touch()
+    monkeypatch.setattr(corrupt_module, "find", None)  # would fail
+    with pytest.raises(UserError, match="not empty"):
+        corrupt(pool, tmp_path, corruptions=ALL)
+
+
+def test_a_folder_that_something_else_came_to_meanwhile_is_left_alone(pool, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", corrupt_module.find
+
+    def meet(roots):
+        out.mkdir()
+        (out / "thesis.tex").touch()
+        return real(roots)
+
+    monkeypatch.setattr(corrupt_module, "find", meet)
+    with pytest.raises(UserError, match="not empty"):
+        corrupt(pool, out, corruptions=ALL)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b"\xff"])

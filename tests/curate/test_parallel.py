@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ambient.curate import parallel
 from ambient.curate.images import Unusable, load_many
-from ambient.curate.parallel import map_in_order
+from ambient.curate.parallel import map_in_order, stop_processes
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
 from PIL import Image
@@ -114,6 +114,16 @@ if __name__ == "__main__":
         if number % 16 == 0:
             print(pid, flush=True)
 """
+
+
+def test_processes_at_work_are_not_stopped() -> None:
+    """Others in this process may want their memory back meanwhile."""
+    results = map_in_order(abs, range(-MANY, 0), workers=2, processes=True)
+    first = next(results)
+    stop_processes()
+    assert [first, *results] == list(range(MANY, 0, -1))
+    stop_processes()
+    assert list(map_in_order(abs, range(MANY), workers=2, processes=True)) == list(range(MANY))
 
 
 def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:

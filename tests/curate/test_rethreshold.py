@@ -199,6 +199,27 @@ def test_sql_rule(manifest: Path) -> None:
     assert {row["method"] for row in found} == {"rule"}
 
 
+def test_what_no_curve_told_is_not_said_of_how_pictures_look(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = Rule(sql="CASE WHEN plddt > 0.4 THEN 0 ELSE 'inf'::FLOAT END")
+    rethreshold(manifest, manifest.with_name("out.parquet"), rule, reporter=Reporter())
+    said = "".join(capsys.readouterr())
+    assert "of them: sigma_min = 0" in said
+    assert "of them: sigma_min = inf, never used" in said
+    assert "look" not in said
+
+
+@pytest.mark.parametrize("damage", [{"fold_spread": []}, {"draw_noise": [0.1]}])
+def test_metadata_that_does_not_fit_the_grid_is_one_line(manifest: Path, damage: dict[str, list[float]]) -> None:
+    table, metadata = pq.read_table(manifest), read_metadata(manifest)
+    broken = manifest.with_name("broken.parquet")
+    kept = {METADATA_KEY: replace(metadata, **damage).to_bytes()}
+    pq.write_table(table.replace_schema_metadata(kept), broken)
+    with pytest.raises(UserError, match="metadata is damaged: draw_noise has"):
+        rethreshold(broken, manifest.with_name("out.parquet"), Rule())
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [

@@ -23,7 +23,7 @@ from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.scorers import Scorer
 from ambient.curate.scores import SCORES, score
-from ambient.curate.scoring import score_target
+from ambient.curate.scoring import plan, score_target
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY, RECORD, Metadata
 from ambient.schemas.scored import read_scored
@@ -244,6 +244,35 @@ def test_the_same_command_again_does_nothing_and_another_needs_overwrite(
     assert read_scored(pool.parent / "s.parquet").roots == {"pool": str(pool)}
 
 
+def test_a_manifest_that_has_changed_is_another_run(pool: Path) -> None:
+    """Thresholds, captions and metadata are copied, so they count as pictures do."""
+    run(manifest_of(pool), "noise")
+    run(manifest_of(pool), "noise")  # the same again: finished
+    for change in ({"sigma_min": 2.0}, {"caption": "a cat"}):
+        manifest = manifest_of(pool, **change)
+        with pytest.raises(UserError, match="--overwrite"):
+            run(manifest, "noise")
+        table = run(manifest, "noise", overwrite=True)
+        assert {name: table[name][0].as_py() for name in change} == change
+
+
+def test_a_manifest_may_be_scored_in_place(pool: Path) -> None:
+    manifest = manifest_of(pool)
+    before = pq.read_table(manifest)
+    with pytest.raises(UserError, match="--overwrite"):
+        run(manifest, "noise", out=manifest.name)
+    scored = run(manifest, "noise", out=manifest.name, overwrite=True)
+    assert scored.drop_columns("noise").equals(before)
+    time = manifest.stat().st_mtime_ns
+    assert run(manifest, "noise", out=manifest.name).equals(scored)
+    assert manifest.stat().st_mtime_ns == time
+    # what measures depend on has changed since
+    at = scored.column_names.index("caption")
+    pq.write_table(scored.set_column(at, "caption", pa.array(["a cat"] * len(scored))), manifest)
+    with pytest.raises(UserError, match="--overwrite"):
+        run(manifest, "noise", out=manifest.name)
+
+
 def test_weights_with_other_contents_are_another_run(pool: Path, fake: list[str]) -> None:
     weights, out = pool.parent / "weights", pool.parent / "s.parquet"
     config = ScoreConfig(by=("musiq",), weights={"musiq": str(weights)})
@@ -262,6 +291,21 @@ def test_roots_may_have_moved(pool: Path) -> None:
     shutil.move(pool, pool.parent / "moved")
     table = run(manifest, "noise", roots={"pool": str(pool.parent / "moved")})
     assert table["noise"].null_count == 1
+
+
+def test_a_root_that_is_not_there_to_move_is_an_error(pool: Path) -> None:
+    config, manifest = ScoreConfig(by=("noise",)), manifest_of(pool)
+    for target, name, words in (
+        (manifest, "pol", "has no root named 'pol': its roots are pool"),
+        (pool, "pool", "is a pool, and --root is for a manifest"),
+        (pool.parent / "nowhere", "pool", "there is no pool at"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            run(target, "noise", roots={name: str(pool)})
+        assert "\n" not in str(error.value)
+        with pytest.raises(UserError, match=words):
+            plan(target, config, roots={name: str(pool)})
+    assert not (pool.parent / "s.parquet").exists()
 
 
 def test_a_root_that_is_gone_is_an_error(pool: Path) -> None:

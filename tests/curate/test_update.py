@@ -6,17 +6,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ambient.curate import images, learn, reading
-from ambient.curate.annotate import annotate
+from ambient.curate.annotate import annotate, plan
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.decide import Rule
+from ambient.curate.networks import ScoreConfig
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
+from ambient.curate.scoring import score_target
 from ambient.curate.uris import close_archives
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
 from photo_pool import tiles, write_photo_pool
-from PIL import ImageFilter
+from PIL import Image, ImageFilter
 from shards import write_tar
 
 SHORT = {"steps": 2, "draws": 1, "resolution": 8, "accept_indistinguishable": True}
@@ -224,6 +226,68 @@ def test_what_an_update_needs_is_one_line(pool: Path) -> None:
         run(pool, update=True)
     classifier.write_bytes(data)
     run(pool, update=True)
+
+
+def test_a_pool_with_a_torn_file_and_scores_of_a_table_can_be_updated(
+    pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pool / "soft" / "torn.png").write_bytes((pool / "soft" / "000.png").read_bytes()[:80])
+    table = pool.parent / "s.parquet"
+    score_target(pool, table, ScoreConfig(by=("phash",)), device="cpu", workers=1, reporter=Reporter(quiet=True))
+    before = run(pool, scores=table)
+    assert run(pool, scores=table, update=True) == before
+    first = shutil.copy(add(pool, "soft/late.png", 5), pool / "soft" / "again.png")
+    with Image.open(first) as picture:
+        picture.save(first, compress_level=1)  # other bytes, the same to look at
+    after = run(pool, scores=table, update=True, quiet=False)
+    assert "has no scores of 2 of the new pictures: score the pool again" in capsys.readouterr().err.replace("\n", " ")
+    assert after["soft/late.png"]["phash"] is None
+    assert after["soft/late.png"]["near_duplicate_of"] is None
+
+
+def test_near_duplicates_are_told_of_old_and_new_pictures(pool: Path) -> None:
+    table = pool.parent / "s.parquet"
+
+    def scored() -> None:
+        config = ScoreConfig(by=("phash",))
+        score_target(pool, table, config, device="cpu", workers=1, overwrite=True, reporter=Reporter(quiet=True))
+
+    scored()
+    run(pool, scores=table)
+    with Image.open(pool / "soft" / "001.png") as picture:
+        picture.save(pool / "soft" / "zz.png", compress_level=1)
+    scored()
+    assert run(pool, scores=table, update=True)["soft/zz.png"]["near_duplicate_of"] == "soft/001.png"
+    (pool / "soft" / "001.png").unlink()
+    scored()
+    assert run(pool, scores=table, update=True)["soft/zz.png"]["near_duplicate_of"] is None
+
+
+def test_a_dry_run_of_an_update_counts_names(pool: Path) -> None:
+    config, out = AnnotateConfig(**{"clean": pool / "clean", **SHORT}), pool.parent / "m.parquet"
+    with pytest.raises(UserError, match="there is no manifest"):
+        plan(pool, config, out, update=True)
+    run(pool)
+    for name in ("soft/a.png", "soft/b.png"):
+        add(pool, name)
+    (pool / "soft" / "000.png").unlink()
+    found = plan(pool, config, out, update=True)
+    counted = [found[f"pictures_{what}"] for what in ("found", "new", "to_compare", "vanished")]
+    assert counted == [29, 2, 27, 1]
+    assert found["classifier_evaluations"] == 2 * 48
+    for wrong in ({"preview": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+            plan(pool, config, out, update=True, **wrong)
+    with pytest.raises(UserError, match="leave one of them out"):
+        annotate(pool, out, config, device="cpu", update=True, overwrite=True)
+
+
+def test_a_new_source_needs_no_classifier_that_was_never_asked(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"sigma_min": 1.0, "steps": None, "draws": 6, "accept_indistinguishable": False}
+    run(pool, **asked)
+    add(pool, "strange/0.png")
+    run(pool, **asked, update=True, quiet=False)
+    assert "the classifier has seen nothing" not in capsys.readouterr().err
 
 
 def test_keeping_duplicates_leaves_none_on_both_sides(pool: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings from the command line, what is refused, and the trip through JSON."""
 
+import itertools
 import json
 
 import pytest
@@ -35,9 +36,24 @@ def test_another_kind_of_network_keeps_the_sizes() -> None:
         dropout=small.dropout,
         augment_dim=9,
     )
-    assert TrainConfig.from_settings(["network.kind=unet", "network.kind=edm2"]).to_json()["network"]["kind"] == "edm2"
+    twice = ["network.kind=unit", "network.kind=edm2", "lr=fast", "lr=2", "lr=3"]
+    config = TrainConfig.from_settings(twice)
+    assert (config.to_json()["network"]["kind"], config.lr) == ("edm2", 3)
     with pytest.raises(UserError, match=r"no network\.kind 'unit': did you mean 'unet'"):
         TrainConfig.from_settings(["network.kind=unit"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["network.kind=ddpmpp", "network.augment_dim=9", "augment=0.12", "network.multipliers=1,2"],
+        ["num_classes=2", "label_dropout=0.1"],
+    ],
+)
+def test_settings_come_in_any_order(settings: list[str]) -> None:
+    """Though one alone may not fit the preset."""
+    expected = TrainConfig.from_settings(settings)
+    assert all(TrainConfig.from_settings(order) == expected for order in itertools.permutations(settings))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +62,10 @@ def test_another_kind_of_network_keeps_the_sizes() -> None:
         ("learning_rat=1", "no setting 'learning_rat'"),
         ("batchsize=1", "did you mean 'batch_size'"),
         ("network.chanels=8", "did you mean 'network.channels'"),
+        ("network.knd=edm2", "did you mean 'network.kind'"),
+        ("ema_stds=1e-5", r"ema_stds must be one or more numbers in \[0\.0001, 0\.28\], not \[1e-05\]"),
+        ("ema_stds=0.05,1e-200", "ema_stds must be"),
+        ("ema_stds=", "ema_stds must be"),
         ("lr", "key=value"),
         ("lr=fast", "lr must be a number"),
         ("batch_size=1.5", "batch_size must be a whole number"),

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ambient.curate.reporter import Reporter
 from ambient.curate.units import to_uint8
 from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
@@ -265,6 +267,23 @@ def test_latents_go_into_an_npz_only(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "run"]
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_folder_of_others_is_not_removed(run: Path, tmp_path: Path, is_packed: bool) -> None:
+    npz, notes = tmp_path / "out.npz", tmp_path / "out.npz.parts" / "notes.txt"
+    if is_packed:
+        generate(run, npz, range(2), QUICK, npz=True, device="cpu")
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    for draw in (plan, partial(generate, device="cpu")):
+        with pytest.raises(UserError, match=r"out\.npz\.parts holds files that were not written .*another file"):
+            draw(run, npz, range(2), QUICK, npz=True)
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
+    assert npz.exists() == is_packed
+    notes.unlink()
+    generate(run, npz, range(2), QUICK, npz=True, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+
+
 def refused(
     match: str, run: Path, tmp_path: Path, seeds: list[int], guide: Path | None = None, **fields: object
 ) -> None:
@@ -335,16 +354,30 @@ def test_too_little_memory_is_one_line(run: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "solve", without_memory)
     with pytest.raises(UserError, match=r"for drawing 8 pictures at a time: .*`--batch 2` continues"):
         generate(run, tmp_path / "out", range(9), QUICK, batch_size=8, device="cpu")
+    with pytest.raises(UserError, match=r"cpu has too little memory for drawing a picture: .* machine") as told:
+        generate(run, tmp_path / "out", range(9), QUICK, batch_size=1, device="cpu")
+    assert "--batch" not in str(told.value)
+    gpu, quiet = torch.device("meta"), Reporter(quiet=True)
+    with pytest.raises(UserError, match=r"for drawing a picture: .*--device cpu.* GPU") as told:
+        module._draw_into(tmp_path / "out", ".png", [0], without_memory, 8, gpu, quiet, nested=False)
+    assert "--batch" not in str(told.value)
 
 
 def test_a_full_disk_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    room, real = [0], Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(28, "No space left on device")
+        return real(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match=r"disk that holds .* is full"):
-        generate(run, tmp_path / "out", range(2), QUICK, device="cpu")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sampling.json"]
+    for files, left in enumerate([[], ["sampling.json"]]):
+        room[0] = files
+        with pytest.raises(UserError, match=r"disk that holds .* is full"):
+            generate(run, tmp_path / "out", range(2), QUICK, device="cpu")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == left
 
 
 def test_pictures_of_an_average_of_another_length(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_noise_level_and_class_matter() -> None:
     assert not torch.allclose(network(x, level + 0.3), network(x, level))
 
 
+def test_augmentation_is_told_and_an_unchanged_picture_adds_nothing() -> None:
+    x, level = torch.randn(2, 3, 16, 16), torch.zeros(2)
+    network = small(config=UNetConfig(channels=8, multipliers=(1, 2), blocks=1, augment_dim=9))
+    assert_close(network(x, level, augment=torch.zeros(2, 9)), network(x, level))
+    assert not torch.allclose(network(x, level, augment=torch.ones(2, 9)), network(x, level))
+    with pytest.raises(ValueError, match="augment_dim 0"):
+        small()(x, level, augment=torch.zeros(2, 9))
+    with pytest.raises(UserError, match="augment_dim"):
+        UNetConfig(augment_dim=-1)
+
+
 def test_channels_last_changes_nothing() -> None:
     network, x, c_noise = small(), torch.randn(2, 3, 16, 16), torch.randn(2)
     before = network(x, c_noise)

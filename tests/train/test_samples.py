@@ -1,13 +1,27 @@
 """Files of drawn pictures: names, what counts as complete, grids, and the npz."""
 
 import json
+import os
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ambient.schemas.errors import UserError
-from ambient.train.samples import check_folder, check_packed, claim, find, load_pngs, pack, path_of, save, save_grid
+from ambient.train.samples import (
+    check_folder,
+    check_packed,
+    claim,
+    find,
+    load_pngs,
+    pack,
+    path_of,
+    remove,
+    save,
+    save_grid,
+)
 from PIL import Image
 
 SETTINGS = {"solver": "heun", "labels": (1, 2), "checkpoint": "a"}
@@ -102,7 +116,8 @@ def test_an_npz_of_others_is_left_alone(tmp_path: Path) -> None:
     with (tmp_path / "e.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     np.savez(tmp_path / "f.npz", seed=np.array([0]), about=np.array("[1]"))
-    for name in ("b.npz", "c.npz", "d.npz", "e.npz", "f.npz"):
+    np.savez(tmp_path / "g.npz", seed=np.array([0]), about=np.array("[]"))
+    for name in ("b.npz", "c.npz", "d.npz", "e.npz", "f.npz", "g.npz"):
         with pytest.raises(UserError, match="not drawn by this command"):
             check_packed(tmp_path / name, SETTINGS, [0])
 
@@ -129,22 +144,91 @@ def test_a_folder_with_other_pictures_is_left_alone(tmp_path: Path, name: str) -
 
 
 def test_two_processes_may_claim_a_folder_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one claims the folder and draws right after this one has asked whether it is claimed."""
-    out, real = tmp_path / "out", Path.exists
+    """The other one claims the folder and draws right after this one has asked, once or twice, whether it is claimed.
 
-    def exists(path: Path) -> bool:
-        found = real(path)
-        if path.name == "sampling.json" and not found:
-            monkeypatch.setattr(Path, "exists", real)
-            claim(out, SETTINGS)
-            (out / "000000.png").write_bytes(b"")
-        return found
+    The other one decides: this one may go on if it draws with the same settings.
+    """
+    real = Path.exists
+    for questions in (1, 2):
+        for settings in (SETTINGS, {**SETTINGS, "checkpoint": "b"}):
+            out, asked = tmp_path / f"{questions}{settings['checkpoint']}", 0
 
-    monkeypatch.setattr(Path, "exists", exists)
-    claim(out, SETTINGS)
+            def exists(path: Path, out: Path = out, last: int = questions) -> bool:
+                nonlocal asked
+                found, asked = real(path), asked + (path.name == "sampling.json")
+                if asked == last:
+                    monkeypatch.setattr(Path, "exists", real)
+                    claim(out, SETTINGS)
+                    (out / "000000.png").write_bytes(b"")
+                return found
+
+            monkeypatch.setattr(Path, "exists", exists)
+            with nullcontext() if settings is SETTINGS else pytest.raises(UserError, match="from another checkpoint"):
+                claim(out, settings)
+            assert sorted(path.name for path in out.iterdir()) == ["000000.png", "sampling.json"]
+            check_folder(out, SETTINGS)
 
 
-def test_settings_that_were_cut_short_are_an_error_of_one_line(tmp_path: Path) -> None:
-    (tmp_path / "sampling.json").touch()
-    with pytest.raises(UserError, match=r"sampling.json is damaged"):
+def test_what_claims_a_folder_is_whole_when_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    real = os.link
+
+    def link(mine: Path, path: Path) -> None:
+        seen.append(path.exists())
+        assert json.loads(mine.read_text())["checkpoint"] == "a"
+        real(mine, path)
+
+    monkeypatch.setattr(os, "link", link)
+    claim(tmp_path, SETTINGS)
+    assert seen == [False]
+    assert [path.name for path in tmp_path.iterdir()] == ["sampling.json"]
+
+
+def test_a_file_system_without_links_holds_pictures_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for _ in range(2):
         claim(tmp_path, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["sampling.json"]
+
+
+def test_a_folder_that_will_be_removed_must_hold_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "sampling.json.0123").touch()  # of a process that claims it, too, or was killed then
+    check_folder(tmp_path, SETTINGS, temporary=True)
+    (tmp_path / "notes.txt").touch()
+    check_folder(tmp_path, SETTINGS)
+    for look in (claim, check_folder):
+        with pytest.raises(UserError, match="holds files that were not written by this command"):
+            look(tmp_path, SETTINGS, temporary=True)
+
+
+def test_a_folder_stays_claimed_until_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a call killed while it removed its folder would leave one that looks like somebody else's."""
+    folder, real = tmp_path / "parts", shutil.rmtree
+    claim(folder, SETTINGS, temporary=True)
+    for seed in (1, 2000):
+        save(path_of(folder, seed, ".npy", nested=seed > 1), pictures(1)[0])
+    left: list[list[str]] = []
+
+    def rmtree(path: Path, **options: bool) -> None:
+        if path == folder:
+            left.append([path.name for path in folder.iterdir()])
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    for _ in range(2):
+        remove(folder)
+        assert not folder.exists()
+        claim(folder, SETTINGS, temporary=True)
+    assert left == [["sampling.json"]] * 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"heun"', "\udcff"])
+def test_settings_that_are_none_are_an_error_of_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sampling.json").write_text(text, errors="surrogateescape")
+    for look in (claim, check_folder):
+        with pytest.raises(UserError, match=r"sampling.json is damaged") as caught:
+            look(tmp_path, SETTINGS)
+        assert "\n" not in str(caught.value)

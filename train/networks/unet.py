@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...schemas.errors import UserError
 from .layout import Sizes, resample
 from .norm import GroupNorm
 
@@ -16,13 +17,22 @@ _GROUP_CHANNELS = 8  # GroupNorm: at least so many channels to a group, and at m
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNetConfig(Sizes):
-    """Sizes of a compact U-Net; blocks also attend at the lowest level, always."""
+    """Sizes of a compact U-Net; blocks also attend at the lowest level, always.
+
+    augment_dim: numbers that tell of a picture's augmentation (EDM's: 9), or 0.
+    """
 
     channels: int = 64
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
     attention_resolutions: tuple[int, ...] = ()
     dropout: float = 0.0
+    augment_dim: int = 0
+
+    def __post_init__(self) -> None:
+        Sizes.__post_init__(self)
+        if self.augment_dim < 0:
+            raise UserError(f"network.augment_dim must not be negative: {self.augment_dim}")
 
 
 class UNet(nn.Module):
@@ -36,7 +46,7 @@ class UNet(nn.Module):
         super().__init__()
         config.check_resolution(resolution)
         widths = [config.channels * m for m in config.multipliers]
-        self.embedding = Embedding(config.channels, num_classes)
+        self.embedding = Embedding(config.channels, num_classes, config.augment_dim)
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
 
         def block(in_channels: int, out_channels: int, level: int) -> Block:
@@ -63,12 +73,16 @@ class UNet(nn.Module):
         self.last_norm = group_norm(width)
         self.last = zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None, *, augment: Tensor | None = None
+    ) -> Tensor:
         """Raw output (N, C, H, W).
 
         x: (N, C, H, W) of about unit variance. c_noise: (N,) ln(sigma) / 4. condition: (N,) int64 classes, or None.
+        augment: (N, augment_dim) float, all zero for an unchanged picture, or None: unchanged, all of them.
+        Raises ValueError for augment where the network was built without.
         """
-        embedding = self.embedding(c_noise, condition)
+        embedding = self.embedding(c_noise, condition, augment)
         h: Tensor = self.first(x)
         skips = [h]
         for level, blocks in enumerate(self.down):
@@ -133,9 +147,12 @@ class Attention(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Fourier features of c_noise through two layers, plus a learnt vector per class; class num_classes is "none"."""
+    """Fourier features of c_noise through two layers, plus a learnt vector per class; class num_classes is "none".
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    An augmentation goes through a linear layer without bias: an unchanged picture adds nothing.
+    """
+
+    def __init__(self, channels: int, num_classes: int, augment_dim: int) -> None:
         super().__init__()
         self.width = 4 * channels
         self.num_classes = num_classes
@@ -146,15 +163,23 @@ class Embedding(nn.Module):
             nn.Linear(channels, self.width), nn.SiLU(), nn.Linear(self.width, self.width), nn.SiLU()
         )
         self.classes = nn.Embedding(num_classes + 1, channels) if num_classes else None
+        self.augment = nn.Linear(augment_dim, channels, bias=False) if augment_dim else None
 
-    def forward(self, c_noise: Tensor, condition: Tensor | None) -> Tensor:
-        """c_noise: (N,). condition: (N,) int64 in [0, num_classes], or None for "none". Returns (N, 4 * channels)."""
+    def forward(self, c_noise: Tensor, condition: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Returns (N, 4 * channels).
+
+        c_noise: (N,). condition: (N,) int64 in [0, num_classes], or None for "none". augment: (N, augment_dim) or None.
+        """
         phase = c_noise[:, None] * self.get_buffer("frequency")
         features = torch.cat([phase.cos(), phase.sin()], dim=1)
         if self.classes is not None:
             if condition is None:
                 condition = torch.full_like(c_noise, self.num_classes, dtype=torch.int64)
             features = features + self.classes(condition)
+        if augment is not None:
+            if self.augment is None:
+                raise ValueError("this network was built with augment_dim 0")
+            features = features + self.augment(augment)
         out: Tensor = self.layers(features)
         return out
 

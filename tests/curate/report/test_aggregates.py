@@ -12,6 +12,7 @@ import pytest
 from ambient.curate.query import connect
 from ambient.curate.report import aggregates
 from ambient.curate.report.aggregates import NUM_BINS, curves, groups, number_groups, statuses, totals
+from ambient.schemas.errors import UserError
 from ambient.schemas.usable import usable
 from manifests import METADATA, rows, write
 
@@ -183,3 +184,14 @@ def test_no_usable_picture(tmp_path: Path) -> None:
         (group,) = groups(connection, "source", GRID)
         assert (group["ok"], group["usable"], group["quantiles"]) == (0, [0] * 48, None)
         assert curves(connection, path, GRID, 0.45) == {"panels": [], "clean": None, "other": None}
+
+
+def test_what_the_database_refuses_is_one_line(table: pa.Table, tmp_path: Path) -> None:
+    with connect(write(tmp_path / "m.parquet", table)) as connection:
+        number_groups(connection)
+        with pytest.raises(UserError, match=r"SQL: .*source_groups") as error:
+            number_groups(connection)
+        assert "\n" not in str(error.value)
+        curves(connection, tmp_path / "m.parquet", GRID, 0.45)
+        with pytest.raises(UserError, match=r"SQL: .*panels"):
+            curves(connection, tmp_path / "m.parquet", GRID, 0.45)

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from ambient.curate.report.page import PARTS, contents, render, report
 from ambient.schemas.errors import UserError
@@ -123,6 +124,21 @@ def test_manifests_without_curves_or_usable_pictures(tmp_path: Path) -> None:
     empty = contents(write(tmp_path / "empty.parquet", rows(0)), {})
     assert empty["sources"] == empty["statuses"] == []
     render(empty)
+
+
+def test_further_columns_of_a_manifest_change_nothing(tmp_path: Path) -> None:
+    """Whatever they are called: these names occur in the queries."""
+    words = ["name", "position", "_group_name", "_group_position", "panel", "bin", "ok", "clean", "pictures"]
+    words += ["above", "below", "kind", "place", "line", "q", "example", "usable", "steps"]
+    table = rows(40, source=list("aaab") * 10, label=[0, 1] * 20, sigma_min=[0.0, 0.5, 1.0, 2.0, math.inf] * 8)
+    plain = contents(write(tmp_path / "plain.parquet", table), {})
+    for number, word in enumerate(words):
+        values = ["b", "a"] * 20 if number % 2 else list(range(40))
+        table = table.append_column(word, pa.array(values))
+    found = contents(write(tmp_path / "more.parquet", table), {})
+    for key in ("totals", "statuses", "sources", "labels", "curves", "galleries", "scores"):
+        np.testing.assert_equal(found[key], plain[key])
+    assert [source["name"] for source in found["sources"]] == ["a", "b"]
 
 
 def test_no_manifest_is_replaced(tmp_path: Path) -> None:
