@@ -29,9 +29,10 @@ from .duplicates import NAMES as NEAR_DUPLICATES
 from .known import join_scores, near_duplicates_told, score_names
 from .learn import CLASSIFIER, trained
 from .manifest import Work, fingerprint, is_finished, with_curves, write_manifest
-from .measure import follow, measure, measured_parts, noise_of_draws, unreadable_now
+from .measure import PER_PART, follow, measure, measured_parts, noise_of_draws, unreadable_now
 from .memory import give_back
 from .networks import ScoreConfig, load_networks
+from .parallel import MANY
 from .pool import Found, find
 from .reading import collect, usable
 from .reference import in_clean_dir, roots_of, where
@@ -42,7 +43,7 @@ from .scoring import add_scores
 from .team import Team, joined
 from .threshold import sigma_grid
 from .update import Past, by_name, choose, classifier_beside, join, past
-from .uris import Roots
+from .uris import Roots, close_archives
 from .whole import replacing
 
 
@@ -141,6 +142,7 @@ def _lead(
             with replacing(classifier_beside(out)) as beside:
                 shutil.copyfile(work.folder / CLASSIFIER, beside)
             give_back()
+        close_archives()
         rows = _decided(records, metadata, run)
         del records
         give_back()
@@ -274,7 +276,7 @@ def _judged(records: pa.Table, metadata: Metadata, run: Run) -> tuple[pa.Table, 
     the noise of the draws stays that of an earlier manifest.
     """
     classifier, content_hash = trained(records, metadata.space, run)
-    give_back(readers=False)  # which read on at once
+    give_back(readers=PER_PART[run.device.type] < MANY)  # which else read on at once
     measure(records, classifier, metadata.space, run)
     return unreadable_now(records, run.work), replace(
         metadata,

@@ -29,8 +29,11 @@ _SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THR
 """What keeps NumPy's matrix products from starting threads, read when it is imported. Sixteen processes with sixteen
 spinning threads each read a sixteenth of what they can."""
 
+MANY = 2048
+"""Items that are worth starting processes for."""
+
+_PER_TASK = 16  # items that travel together
 _AHEAD = 4  # tasks under way per worker: enough to ride out a large picture, few enough to bound memory
-_MANY, _PER_TASK = 2048, 16  # items that are worth starting processes for; and items that travel together
 
 _pools: dict[int, ProcessPoolExecutor] = {}  # by how many processes each has
 _users: Counter[int] = Counter()  # of each, how many iterators are under way
@@ -64,7 +67,7 @@ def map_in_order(
     """
     if workers <= 0:
         yield from map(function, items)
-    elif processes and workers > 1 and length_hint(items) >= _MANY:
+    elif processes and workers > 1 and length_hint(items) >= MANY:
         rest = iter(items)
         tasks = iter(lambda: list(islice(rest, _PER_TASK)), [])
         try:

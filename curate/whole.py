@@ -2,6 +2,7 @@
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,20 @@ def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:
     """Write one file; as ``replacing``."""
     with replacing(path, synced=synced) as partial:
         partial.write_bytes(data)
+
+
+def create_whole(path: Path, data: bytes) -> None:
+    """Write data to path in one step unless there is a file by now: of several processes the first decides."""
+    mine = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    write_whole(mine, data)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links, where two processes at once get the last one's
+        mine.replace(path)
+    finally:
+        mine.unlink(missing_ok=True)
 
 
 @contextmanager

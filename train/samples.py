@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import uuid
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..curate.whole import replacing, write_whole
+from ..curate.whole import create_whole, replacing, write_whole
 from ..schemas.errors import UserError
 from .config import first_difference
 
@@ -40,7 +38,7 @@ def claim(folder: Path, settings: Settings, *, temporary: bool = False) -> None:
     path = folder / _SETTINGS
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _create(path, json.dumps(settings, indent=1).encode())
+        create_whole(path, json.dumps(settings, indent=1).encode())
     check_folder(folder, settings, temporary=temporary)  # which another process may have claimed meanwhile
 
 
@@ -62,20 +60,6 @@ def check_folder(folder: Path, settings: Settings, *, temporary: bool = False) -
     elif holds_some:
         what = "files that were not written" if temporary else "pictures that were not drawn"
         raise UserError(f"{folder} holds {what} by this command: choose another {'file' if temporary else 'folder'}")
-
-
-def _create(path: Path, data: bytes) -> None:
-    """Write a file, whole at once, unless there is one by now."""
-    mine = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    write_whole(mine, data)
-    try:
-        os.link(mine, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links, where two processes at once get the last one's
-        mine.replace(path)
-    finally:
-        mine.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -11,7 +11,7 @@ from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .checkpoint import newest
 from .config import TrainConfig
-from .device import autocast
+from .device import autocast, memory_for
 from .ema import reconstruct
 from .precondition import Denoiser
 from .solvers import Denoise
@@ -40,7 +40,7 @@ def load_trained(
 
     ema_std: length of the average, rebuilt from the stored ones; None for the first that the run kept.
 
-    Raises UserError where the run has no checkpoint.
+    Raises UserError where the run has no checkpoint, or the device too little memory for the network.
     """
     found = newest(run, parts=("ema0",), warn=warn)
     if found is None:
@@ -48,7 +48,8 @@ def load_trained(
     _, checkpoint = found
     config = TrainConfig.from_json(checkpoint.about["config"])
     space = Space.from_json(checkpoint.about["space"])
-    denoiser = build_denoiser(config, space).to(device).eval().requires_grad_(False)
+    with memory_for("the weights of the network", "a GPU with more, or --device cpu, has room for them", device):
+        denoiser = build_denoiser(config, space).to(device).eval().requires_grad_(False)
     weights = checkpoint.parts["ema0"]
     if ema_std is not None:
         rebuilt = reconstruct(run, ema_std, num_images=checkpoint.num_images)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
-from ambient.curate import learn, measure, reading
+from ambient.curate import learn, measure, parallel, reading
 from ambient.curate.annotate import annotate, plan
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
@@ -22,6 +22,7 @@ from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
 from ambient.curate.networks import ScoreConfig
 from ambient.curate.noisy import Sample
+from ambient.curate.parallel import stop_processes
 from ambient.curate.ranks import Top
 from ambient.curate.reporter import Reporter
 from ambient.curate.scoring import score_target
@@ -115,6 +116,26 @@ def test_parts_that_are_finished_are_not_done_again(small: Path, stub: Stub, mon
     monkeypatch.setattr(learn, "cross_fit", None)
     assert len(run(small)) == 28
     assert len(seen) == 2 + 2  # of three parts, the first was there
+
+
+@pytest.mark.parametrize(("per_part", "waiting"), [(10, 0), (20, 1)])
+def test_processes_that_read_wait_only_for_parts_that_need_them(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, per_part: int, waiting: int
+) -> None:
+    stub()
+    stop_processes()
+    for module in (parallel, stages):
+        monkeypatch.setattr(module, "MANY", 12)
+    monkeypatch.setitem(measure.PER_PART, "cpu", per_part)
+    real, seen = stages.measure, []
+
+    def counted(*arguments: object) -> None:
+        seen.append(len(parallel._pools))
+        real(*arguments)
+
+    monkeypatch.setattr(stages, "measure", counted)
+    run(small)
+    assert seen == [waiting]
 
 
 def test_other_options_or_another_pool_need_overwrite(small: Path, stub: Stub) -> None:

@@ -18,6 +18,7 @@ from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
 from ambient.train import checkpoint, ema
 from ambient.train import generate as module
+from ambient.train import trained as loading
 from ambient.train.config import TrainConfig
 from ambient.train.generate import SampleConfig, generate, initial_noise, plan, seeds_of, solve
 from ambient.train.loop import train
@@ -357,6 +358,9 @@ def test_too_little_memory_is_one_line(run: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"cpu has too little memory for drawing a picture: .* machine") as told:
         generate(run, tmp_path / "out", range(9), QUICK, batch_size=1, device="cpu")
     assert "--batch" not in str(told.value)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="for the weights of the network: "):
+        patch.setattr(loading, "build_denoiser", without_memory)
+        generate(run, tmp_path / "out", range(9), QUICK, device="cpu")
     gpu, quiet = torch.device("meta"), Reporter(quiet=True)
     with pytest.raises(UserError, match=r"for drawing a picture: .*--device cpu.* GPU") as told:
         module._draw_into(tmp_path / "out", ".png", [0], without_memory, 8, gpu, quiet, nested=False)

@@ -19,6 +19,7 @@ from ...curate.device import choose_device
 from ...curate.noise import names_of
 from ...curate.reporter import Reporter
 from ...curate.uris import Roots
+from ...curate.whole import create_whole, writing
 from ...schemas.errors import UserError
 from ...schemas.usable import beta_of, usable
 from ..config import TrainConfig, first_difference
@@ -27,7 +28,17 @@ from ..rows import read_rows
 from ..run import spoken
 from ..samples import load_pngs, save_grid
 from .arms import ALL, AMBIENT, CLEAN, Arm, Mask, fixed, held_out, split, used_by, write_arm
-from .evaluate import FEWEST, EvalConfig, check_reference, extractor_for, trained_pictures, warn_of_few, write_json
+from .evaluate import (
+    FEWEST,
+    EvalConfig,
+    as_json,
+    check_reference,
+    extractor_for,
+    read_json,
+    trained_pictures,
+    warn_of_few,
+    write_json,
+)
 from .judge import MOMENTS, Judge, judge_run
 from .plots import draw_plots
 from .quality import MOST_SCORED
@@ -299,9 +310,11 @@ def _setup(manifest: Path, judge: Judge, config: CompareConfig) -> dict[str, Any
 def _claim(out: Path, setup: dict[str, Any]) -> None:
     """Write down what is compared, or check that the folder holds the same comparison."""
     path = out / "compare.json"
-    if not path.exists():
-        write_json(path, setup)
-    if difference := first_difference(json.loads(path.read_text()), json.loads(json.dumps(setup))):
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            create_whole(path, as_json(setup))
+    if difference := first_difference(read_json(path), json.loads(as_json(setup))):
         raise UserError(f"{out} holds a comparison with another {difference[0]}: choose another -o")
 
 
@@ -309,8 +322,8 @@ def _recorded(out: Path, arm: Arm, seed: int) -> Result | None:
     path = out / "results" / f"{arm.name}-{seed}.json"
     if not path.exists():
         return None
-    result: Result = json.loads(path.read_text())
-    if result["definition"] != asdict(arm):
+    result: Result = read_json(path)
+    if result.get("definition") != asdict(arm):
         raise UserError(f"{path} is of another arm named {arm.name}: name this one differently")
     return result
 

@@ -242,7 +242,23 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a result, whole or not at all."""
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+        write_whole(path, as_json(value))
+
+
+def as_json(value: dict[str, Any]) -> bytes:
+    """As in files of results."""
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``write_json`` has written. Raises UserError where it is damaged, or something else."""
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and the same command makes it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} was not written by this command: remove it, or choose another -o")
+    return value
 
 
 def table(result: dict[str, Any]) -> pa.Table:

@@ -175,6 +175,18 @@ def test_another_arm_of_the_same_name_is_refused(manifest: Path, finished: Path,
         )
 
 
+@pytest.mark.parametrize("name", ["compare.json", "results/clean-0.json"])
+@pytest.mark.parametrize(("text", "words"), [("{", "is damaged"), ("", "is damaged"), ("null", "was not written by")])
+def test_damaged_files_are_one_line(
+    manifest: Path, finished: Path, tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "cmp")
+    (tmp_path / "cmp" / name).write_text(text)
+    with pytest.raises(UserError, match=rf"{Path(name).name} {words}.* remove it") as error:
+        compare(manifest, tmp_path / "cmp", config(), device="cpu", reporter=QUIET)
+    assert "\n" not in str(error.value)
+
+
 def test_an_arm_that_was_begun_is_not_continued_as_another(manifest: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "cmp")
     (tmp_path / "cmp" / "results" / "sharp-0.json").unlink()
