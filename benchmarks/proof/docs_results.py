@@ -36,8 +36,11 @@ OUT = Path(__file__).parents[2] / "docs" / "results.md"
 
 Draw = Callable[[str, Rows], dict[str, str]]
 """(what files are named, rows) -> name of each plot's file -> caption."""
-Setting = tuple[int, int, str]
-"""Training pictures, samples, other options: runs that compare."""
+Setting = tuple[int, int, str, str]
+"""Training pictures, samples, network and what keeps it from learning by heart, other options: runs that compare."""
+
+_SAID = re.compile(r" --(images|samples) \d+| --set (network\.(kind|channels|dropout|augment_dim)|augment)=\S+")
+"""Options that the others of a setting tell."""
 
 _INTRODUCTION = """Made by `python benchmarks/proof/docs_results.py` from the files in
 [benchmarks/proof/results](../benchmarks/proof/results), one of each run, which hold its configuration. Values are means
@@ -101,18 +104,22 @@ def _settings(proof: str, runs: list[Result], draw: Draw) -> list[str]:
 
 
 def _setting(proof: str, setting: Setting, runs: list[Result], draw: Draw) -> list[str]:
-    images, samples, others = setting
-    rows, name = by_row(runs), re.sub(r"[^\w.]+", "-", f"{proof}-{images}x{samples}{others}")
+    images, samples, network, others = setting
+    rows, name = by_row(runs), re.sub(r"[^\w.]+", "-", f"{proof}-{images}x{samples}-{network}{others}")
     plots = [f"{caption}:\n\n![{caption}]({path})" for path, caption in draw(name, rows).items()]
     tables = [ablation_table(rows), known_table(rows), denoising_table(rows), runs_table(runs)]
-    title = f"### {images:,} training pictures, {samples:,} samples{others}"
+    title = f"### {images:,} training pictures, {samples:,} samples, {network}{others}"
     return [title, _conditions(runs), main_table(rows), verdict_table(rows), curve_table(rows), *plots, *tables]
 
 
 def setting_of(run: Result) -> Setting:
     """What must be the same in runs that are compared; other options are those of its command."""
-    options = re.sub(r" --(images|samples) \d+", "", run["command"].partition(" --out OUT")[2])
-    return run["config"]["num_images"], run["samples"], options
+    config, network = run["config"], run["config"]["network"]
+    told = f"{network['kind']} of {network['channels']} channels, dropout {network['dropout']:g}"
+    if config["augment"]:
+        told += f", augmentation {config['augment']:g}"
+    options = _SAID.sub("", run["command"].partition(" --out OUT")[2])
+    return config["num_images"], run["samples"], told, options
 
 
 def by_row(runs: Iterable[Result]) -> Rows:

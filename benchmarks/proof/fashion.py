@@ -18,8 +18,8 @@ import torch
 from ablations import ABLATIONS
 from ambient.curate.device import choose_device
 from ambient.train.evaluate.labelled import accuracy, save_classifier, train_classifier
-from pools import U8
-from tasks import Job, Proof
+from pools import NONE, U8
+from tasks import UNDAMAGED, Job, Proof
 
 ROWS = ("blur-0.6", "blur-1.0", "blur-0.8", "blur-0.4", "jpeg-25", "motion-5", "jpeg-15", "jpeg-50")
 """In the order in which they are done."""
@@ -38,7 +38,7 @@ def open_proof(data: Path, most: int | None) -> Proof:
         pictures=pictures,
         clean=clean_ones(len(pictures)),
         held_out=read_pictures(data, "t10k")[:most],
-        rows={row: [row] for row in ROWS},
+        rows={row: [row] for row in ROWS} | {UNDAMAGED: [NONE]},
         jobs=jobs(),
         extractor=str(CLASSIFIER),
         settings=["network.channels=64"],
@@ -46,13 +46,14 @@ def open_proof(data: Path, most: int | None) -> Proof:
 
 
 def jobs() -> list[Job]:
-    """Clean pictures only; the first row, with the ablations of which most is asked; a seed of each other row; more
-    seeds of one; the other ablations; more seeds of those.
+    """Clean pictures only; the first row, with the ablations of which most is asked; what undamaged ones would give;
+    a seed of each other row; more seeds of one; the other ablations; more seeds of those.
     """
     arms, first = ("ambient", "fixed", "all"), ("plain", "kept-plain", "kept")
     changed = [label for label in ABLATIONS if label not in ("ambient", *first)]
     found = [Job(row=ROWS[0], label="clean", seed=seed) for seed in _SEEDS[:2]]
     found += [Job(row=_ABLATED, label=label, seed=0) for label in (*arms, *first)]
+    found += [Job(row=UNDAMAGED, label=UNDAMAGED, seed=0)]
     found += [Job(row=row, label=label, seed=0) for row in ROWS if row != _ABLATED for label in arms]
     found += [Job(row=ROWS[0], label="clean", seed=_SEEDS[2])]
     found += [Job(row=_SEVERAL, label=label, seed=seed) for seed in _SEEDS[1:] for label in arms]

@@ -11,6 +11,7 @@ MOST = 16 * 2**20
 """Bytes of a file that rented machines hand back."""
 
 _FOLDERS = ("results", "manifests", "logs", "inductor")
+_UNPACKED = "unpacked"  # marks a folder
 _COMPILED = "inductor"  # which can be large, and is made again in a minute or two
 
 
@@ -27,15 +28,15 @@ def unpack(keep: Path, work: Path) -> None:
     if not (keep / "results.tgz").exists():
         sys.exit(f"there is no results.tgz in {keep}")
     for name in _FOLDERS:
-        if name != "logs" and (keep / f"{name}.tgz").exists() and not (work / name / "unpacked").exists():
+        if name != "logs" and (keep / f"{name}.tgz").exists() and not (work / name / _UNPACKED).exists():
             with tarfile.open(keep / f"{name}.tgz") as archive:
                 archive.extractall(work, filter="data")
-            (work / name / "unpacked").touch()
+            (work / name / _UNPACKED).touch()
 
 
 def _packed(work: Path, name: str, partial: Path) -> Path:
     with tarfile.open(partial, "w:gz") as archive:
-        for path in sorted(path for path in (work / name).rglob("*") if path.is_file()):
+        for path in sorted(path for path in (work / name).rglob("*") if path.is_file() and path.name != _UNPACKED):
             with suppress(FileNotFoundError):  # written under a temporary name and renamed in this moment
                 archive.add(path, path.relative_to(work))
     return partial

@@ -12,6 +12,8 @@ from ambient.curate.whole import PARTIAL
 from PIL import Image
 
 U8 = npt.NDArray[np.uint8]
+NONE = "none"
+"""The kind of damage that is none."""
 
 
 def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: npt.NDArray[np.bool_]) -> tuple[Path, Path]:
@@ -44,7 +46,12 @@ def kind_at(place: int, num: int, kinds: list[str]) -> str:
 
 
 def damaged(picture: U8, kind: str, number: int) -> U8:
-    """(H, W) or (H, W, 3), damaged at random where the kind is random: a function of the number."""
+    """(H, W) or (H, W, 3), damaged at random where the kind is random: a function of the number.
+
+    kind: as ``corruptions.parse`` has it, or NONE.
+    """
+    if kind == NONE:
+        return picture
     seed = int.from_bytes(hashlib.blake2b(f"{kind} {number}".encode(), digest_size=8).digest(), "little")
     colour = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
     out, _ = parse(kind)(colour, np.random.default_rng(seed))

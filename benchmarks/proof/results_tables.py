@@ -11,12 +11,14 @@ from ambient.train.evaluate.verdict import compare_arms, mean_of
 
 ARMS = {
     "clean": "clean only",
+    "undamaged": "all undamaged",
     "all": "all as equal",
     "fixed": "one fixed sigma_min",
     "ambient": "ambient",
 }
 TRAINED = {
     "clean": "lambda |D - w_0|^2 of the clean pictures",
+    "undamaged": "lambda |D - w_0|^2 of all pictures as they were before any damage: how much there is to gain",
     "all": "lambda |D - w_0|^2 of all pictures, at every noise level",
     "fixed": "as ambient, one sigma_min for all pictures of a source: where the mean of their curves crosses",
     **{label: change.formula for label, change in ABLATIONS.items()},
@@ -114,7 +116,7 @@ def ablation_table(found: Rows) -> str:
     rows = []
     for name, labels in found.items():
         if _has_ablations(labels):
-            shown = [label for label in _ordered(labels) if label not in ("clean", "all")]
+            shown = [label for label in _ordered(labels) if label not in ("clean", "undamaged", "all")]
             rows += [[name, label, _value(labels[label], "frechet"), _copies(labels[label])] for label in shown]
     heads = ["damage", "label", "Frechet distance", copies_head(found)]
     return f"Ambient with one thing changed:\n\n{_table(heads, rows)}" if rows else ""

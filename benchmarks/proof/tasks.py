@@ -49,7 +49,9 @@ from ambient.train.trained import Trained, load_trained
 from pools import U8, damaged, kind_at, write_pool
 
 SHARED = "any"
-"""The row of what is the same in all: clean pictures only."""
+"""The row of what is the same in all: clean pictures only, and all pictures as they were before any damage."""
+UNDAMAGED = "undamaged"
+"""The label of the latter, and the row that holds them: how much there is to gain, for nobody has these."""
 
 DRAWS, STEPS = 4, 2_000
 """Of an annotation: noise draws, and steps of its classifier."""
@@ -60,7 +62,7 @@ _READERS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A training. label: of the arm in tables: ``clean``, ``all``, ``fixed`` or one of ABLATIONS."""
+    """A training. label: of the arm in tables: ``clean``, ``undamaged``, ``all``, ``fixed`` or one of ABLATIONS."""
 
     row: str
     label: str
@@ -69,6 +71,11 @@ class Job:
     @property
     def name(self) -> str:
         return f"{row_of(self)}-{self.label}-{self.seed}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether no damage and no annotation has a part in it."""
+        return self.label in ("clean", UNDAMAGED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,20 +107,16 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
         stem = row_stem(proof, row, options)
         begin, full = time.monotonic(), options.work / "annotated" / stem / "manifest.parquet"
         full.parent.mkdir(parents=True, exist_ok=True)
-        config = AnnotateConfig(
-            clean=clean,
-            resolution=proof.pictures.shape[1],
-            channels=proof.channels,
-            draws=options.draws,
-            steps=options.steps,
-        )
+        known = {"sigma_min": 0.0} if row == UNDAMAGED else annotated(options)
+        config = AnnotateConfig(clean=clean, resolution=proof.pictures.shape[1], channels=proof.channels, **known)
         annotate(pool, full, config, device=options.device, workers=_READERS, reporter=reporter)
         seconds = round(time.monotonic() - begin, 1)
-        by_source = full.with_name("source.parquet")
-        rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
-        about = {"proof": proof.name, "row": row, "seconds": seconds, **annotated(options)}
-        about |= _thresholds(full, by_source) | _where_and_when(options)
-        write_json(options.work / "results" / f"{stem}-annotation.json", about)
+        if row != UNDAMAGED:
+            by_source = full.with_name("source.parquet")
+            rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
+            about = {"proof": proof.name, "row": row, "seconds": seconds, **annotated(options)}
+            about |= _thresholds(full, by_source) | _where_and_when(options)
+            write_json(options.work / "results" / f"{stem}-annotation.json", about)
         _write_slim(full, slim)
     rows = read_rows(slim, roots=_roots(proof, row, options))
     open_pictures(rows, torch.device("cpu"), place="cache", workers=_READERS, say=reporter.say)
@@ -165,7 +168,7 @@ def job_stem(proof: Proof, job: Job, options: argparse.Namespace) -> str:
 
 
 def row_of(job: Job) -> str:
-    return SHARED if job.label == "clean" else job.row
+    return SHARED if job.is_shared else job.row
 
 
 def annotated(options: argparse.Namespace) -> dict[str, int]:
@@ -178,7 +181,7 @@ def arm_of(label: str, slim: Path) -> Arm:
     if label == "fixed":
         about = slim.parents[1] / "results" / f"{slim.stem}-annotation.json"
         return fixed(round(json.loads(about.read_text())["fixed"], 4))
-    return {"clean": CLEAN, "all": ALL}.get(label, AMBIENT)
+    return {"clean": CLEAN, "all": ALL, UNDAMAGED: ALL}.get(label, AMBIENT)
 
 
 def work(
@@ -211,7 +214,7 @@ def work(
     found = record(run, path, arm, job.seed, judge, roots=roots, workers=_READERS, reporter=reporter)
     pixels = found.pop("first")
     about: dict[str, Any] = {"proof": proof.name, "row": row_of(job), "label": job.label}
-    if job.label != "clean":
+    if not job.is_shared:
         about["annotated"] = annotated(options)
     about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
     about["trainers"] = options.trainers
@@ -277,7 +280,9 @@ def training(proof: Proof, options: argparse.Namespace) -> TrainConfig:
         "network.multipliers=1,2,2",
         "network.blocks=2",
         "network.attention_resolutions=16",
-        "network.dropout=0.1",
+        "network.dropout=0.13",  # this and augmentation as in arXiv 2506.10038
+        "network.augment_dim=9",
+        "augment=0.12",
         f"snapshot_images={-(-options.images // 3)}",
         f"sample_images={options.images}",
         "log_images=51200",

@@ -140,7 +140,7 @@ def _wanted(proof: Proof, job: Job, options: argparse.Namespace) -> dict[str, An
         "reference": {"pictures": len(proof.pictures)},
         "config": {key: value for key, value in json.loads(json.dumps(config)).items() if key not in MAY_CHANGE},
     }
-    return wanted if job.label == "clean" else wanted | {"annotated": tasks.annotated(options)}
+    return wanted if job.is_shared else wanted | {"annotated": tasks.annotated(options)}
 
 
 def _agrees(record: dict[str, Any], wanted: dict[str, Any]) -> bool:

@@ -230,6 +230,23 @@ def test_a_job_is_trained_measured_and_written_down(tmp_path: Path, monkeypatch:
     assert Todo(proof=larger, jobs=jobs, options=asked).jobs_left() == jobs
 
 
+def test_undamaged_pictures_are_an_arm_of_every_row(tmp_path: Path) -> None:
+    import tasks
+    from docs_results import page, read_records
+
+    job = tasks.Job(row=tasks.UNDAMAGED, label=tasks.UNDAMAGED, seed=0)
+    asked, quiet = options(tmp_path), Reporter(quiet=True)
+    proof = small_proof(rows={tasks.UNDAMAGED: ["none"]}, jobs=[job])
+    tasks.prepare(proof, tasks.UNDAMAGED, asked, quiet)
+    pool = tmp_path / "pools" / "fashion-60-undamaged" / "pool.zip"
+    with zipfile.ZipFile(pool) as archive:
+        np.testing.assert_array_equal(decode(archive.read("none/000001.pgm")).pixels[:, :, 0], proof.pictures[1])
+    tasks.work(proof, job, tasks.judge_of(proof, asked), asked, lambda: False, quiet)
+    (record,) = read_records(tmp_path / "results")  # and none of an annotation: there was nothing to judge
+    assert (record["row"], record["everywhere"], record["pictures"]) == ("any", 60, 60)
+    assert "all undamaged" in page([record, run_record("blur-1.0", "ambient", 0, 2.0)])
+
+
 def test_other_settings_have_other_files(tmp_path: Path) -> None:
     import tasks
 
@@ -432,6 +449,11 @@ def test_a_file_too_large_to_come_back_is_called_so(
     assert "LEFT OUT" in compiled
 
 
+def trained_with(*, num_images: int = 1000, augment: float = 0.0, dropout: float = 0.1) -> dict:
+    network = {"kind": "unet", "channels": 64, "dropout": dropout}
+    return {"num_images": num_images, "augment": augment, "network": network}
+
+
 def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) -> dict:
     def measured(value: float) -> dict[str, float]:
         return {"value": value, "error": 0.01, "low": value - 0.02, "high": value + 0.02}
@@ -445,7 +467,7 @@ def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) 
         "arm": label,
         "seed": seed,
         "samples": 100,
-        "config": {"num_images": 1000},
+        "config": trained_with(),
         "pictures": 60,
         "measures": {"frechet": measured(frechet), **{name: measured(0.5) for name in names}},
         "validation": {"sigma": [0.1, 0.3, 1.0], "mean": [0.02 * frechet, 0.1, 0.3], "error": [0.001, 0.01, 0.01]},
@@ -476,8 +498,8 @@ def test_the_page_is_made_of_the_records() -> None:
 
     records = small_records()
     text = page(records)
-    assert "| blur-1.0 | 11.0 +- 1.7 (3) |  |  | 6.0 +- 1.7 (3) | 50.0 +- " in text
-    assert "| blur-0.6 | 11.0 +- 1.7 (3) |  |  | 4.000 +- 0.020 (1) |" in text
+    assert "| blur-1.0 | 11.0 +- 1.7 (3) |  |  |  | 6.0 +- 1.7 (3) | 50.0 +- " in text
+    assert "| blur-0.6 | 11.0 +- 1.7 (3) |  |  |  | 4.000 +- 0.020 (1) |" in text
     assert "| blur-1.0 | clean only | -5 | -45.5 % |" in text
     assert text.count(r"`lambda \|D - w_0\|^2, z drawn") == 1  # not in each row
     assert "| copies of clean pictures, %" in text
@@ -485,11 +507,24 @@ def test_the_page_is_made_of_the_records() -> None:
     assert "| blur-1.0 | ambient | 0.500 | 1.000 |" in text
     assert "[any clean 2](../benchmarks/proof/results/fashion-any-clean-2.json)" in text
     assert "## Annotation" not in text
-    assert text.count("### 1,000 training pictures, 100 samples\n") == 1
-    other = page([*records, run_record("blur-1.0", "all", 0, 1.0, config={"num_images": 500})])
+    assert text.count("### 1,000 training pictures, 100 samples, unet of 64 channels, dropout 0.1\n") == 1
+    other = page([*records, run_record("blur-1.0", "all", 0, 1.0, config=trained_with(num_images=500))])
     assert "| 1.000 +- " not in other.partition("### 500 training")[0]
     changed = run_record("blur-1.0", "all", 0, 1.0, command=f"{records[0]['command']} --set lr=1")
-    assert "| 1.000 +- " in page([*records, changed]).partition("100 samples --set lr=1")[2]
+    assert "| 1.000 +- " in page([*records, changed]).partition("dropout 0.1 --set lr=1")[2]
+
+
+def test_runs_that_are_held_from_learning_by_heart_otherwise_are_not_compared() -> None:
+    """Whether by the proof's own settings or by options."""
+    from docs_results import page
+
+    records = small_records()
+    command = f"{records[0]['command']} --set augment=0.12 --set network.dropout=0"
+    for changes in ({}, {"command": command}):
+        moved = run_record("blur-1.0", "all", 0, 1.0, config=trained_with(augment=0.12, dropout=0), **changes)
+        text = page([*records, moved])
+        assert text.count("| 1.000 +- ") == 1
+        assert "| 1.000 +- " in text.partition("100 samples, unet of 64 channels, dropout 0, augmentation 0.12\n")[2]
 
 
 def test_the_page_says_of_what_copies_were_counted() -> None:
@@ -507,7 +542,7 @@ def test_every_length_has_its_own_plots(tmp_path: Path) -> None:
     from results_plots import draw_all
     from results_tables import ARMS
 
-    records = [*small_records(), *small_records(config={"num_images": 500}, samples=50)]
+    records = [*small_records(), *small_records(config=trained_with(num_images=500), samples=50)]
     drawn = []
 
     def draw(name: str, rows: Any) -> dict[str, str]:
