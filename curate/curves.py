@@ -62,7 +62,7 @@ def p_clean(
     levels, pairs = every if levels is None else levels, -(-draws // 2)
     out = torch.empty(*levels.shape, pairs, 2, device=pictures.device)
     tasks = _tasks_by_level if pictures.device.type == "cpu" and not compiled else _tasks_in_full_batches
-    evaluate = _compiled() if compiled else _evaluate
+    evaluate = _compiled(pictures.device.type) if compiled else _evaluate
     frequencies = rings(pictures.shape[1], pictures.shape[2], pictures.device)
     for row, column, pair in tasks(levels, pairs, max(1, (batch or _batch(pictures)) // 2)):
         level = levels[row, column]
@@ -115,7 +115,9 @@ def _evaluate(
 
 
 @cache
-def _compiled() -> Callable[..., Tensor]:
+def _compiled(device: str) -> Callable[..., Tensor]:
+    if device == "cpu":  # here, not in a process of its own, which needs 450 MiB: there are few kernels
+        return torch.compile(_evaluate, dynamic=False, options={"compile_threads": 1})
     return torch.compile(_evaluate, dynamic=False)
 
 
