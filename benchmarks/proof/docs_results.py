@@ -45,9 +45,8 @@ _SAID = re.compile(r" --(images|samples) \d+| --set (network\.(kind|channels|dro
 _INTRODUCTION = """Made by `python benchmarks/proof/docs_results.py` from the files in
 [benchmarks/proof/results](../benchmarks/proof/results), one of each run, which hold its configuration. Values are means
 over seeds, +- half of a 90 % interval: Student's over seeds, but no narrower than by chance in the samples, which is
-all that is known of one seed; in brackets the number of seeds. {rule} Where a row has one seed and others have several,
-the spread over seeds of the difference, as a share of the two values, is taken from those. Of the noise levels in
-tables every second is shown."""
+all that is known of one seed; in brackets the number of seeds. {rule} Here the spread of what has one seed is taken,
+as a share of its value, from all that was trained with several. Of the noise levels in tables every second is shown."""
 
 
 def main() -> None:

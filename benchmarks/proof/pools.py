@@ -30,7 +30,7 @@ def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: npt.NDArr
         partial = path.with_name(path.name + PARTIAL)
         with zipfile.ZipFile(partial, "w") as archive:
             for place, row in enumerate(rows.tolist()):
-                kind = None if path == paths[0] else kind_at(place, len(rows), kinds)
+                kind = None if path == paths[0] else kind_at(place, kinds)
                 picture = pictures[row] if kind is None else damaged(pictures[row], kind, row)
                 data = io.BytesIO()
                 Image.fromarray(picture).save(data, "PPM")
@@ -40,9 +40,9 @@ def write_pool(folder: Path, pictures: U8, kinds: list[str], *, clean: npt.NDArr
     return paths
 
 
-def kind_at(place: int, num: int, kinds: list[str]) -> str:
-    """How number ``place`` of ``num`` pictures is damaged."""
-    return kinds[place * len(kinds) // num]
+def kind_at(place: int, kinds: list[str]) -> str:
+    """How number ``place`` is damaged: in turn, since neighbours may be of one photograph."""
+    return kinds[place % len(kinds)]
 
 
 def damaged(picture: U8, kind: str, number: int) -> U8:

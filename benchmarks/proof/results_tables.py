@@ -20,7 +20,7 @@ TRAINED = {
     "clean": "lambda |D - w_0|^2 of the clean pictures",
     "undamaged": "lambda |D - w_0|^2 of all pictures as they were before any damage: how much there is to gain",
     "all": "lambda |D - w_0|^2 of all pictures, at every noise level",
-    "fixed": "as ambient, one sigma_min for all pictures of a source: where the mean of their curves crosses",
+    "fixed": "as ambient, one sigma_min for all that is damaged: where the mean curve crosses, of sources the median",
     **{label: change.formula for label, change in ABLATIONS.items()},
 }
 """Label -> what is trained."""
@@ -30,7 +30,6 @@ Labels = dict[str, dict[int, Result]]
 """Label -> seed -> run."""
 Rows = dict[str, Labels]
 
-_COPIES = "memorised"  # the measure
 _EVERY = 2  # noise levels of which one is shown
 _RECORDS = "../benchmarks/proof/results"
 
@@ -44,19 +43,18 @@ def formulas(labels: Iterable[str]) -> str:
 
 
 def main_table(found: Rows) -> str:
-    rows = []
+    rows, copies = [], copies_measure(found)
     for name, labels in found.items():
         distances = [_value(labels.get(label, {}), "frechet") for label in ARMS]
-        rows.append([name, *distances, *(_copies(labels.get(label, {})) for label in ("clean", "ambient"))])
+        rows.append([name, *distances, *(_value(labels.get(label, {}), copies, 100) for label in ("clean", "ambient"))])
     heads = ["damage", *ARMS.values(), f"{copies_head(found)}: clean only", "ambient"]
     return "Frechet distance (lower is better):\n\n" + _table(heads, rows)
 
 
 def verdict_table(found: Rows) -> str:
     """Ambient against each other arm: the difference, in percent, in standard errors, and what it is called."""
-    rows = []
+    rows, spread = [], relative_spread(found)
     for other in (label for label in ARMS if label != "ambient"):
-        spread = relative_spread(found, other)
         rows += [row for name, labels in found.items() if (row := _verdict(name, labels, other, spread))]
     heads = ["damage", "ambient against", "difference", "in percent", "in standard errors", "seeds", "it is"]
     return f"Ambient against the other arms (below 0 it is better):\n\n{_table(heads, rows)}" if rows else ""
@@ -75,19 +73,18 @@ def _verdict(name: str, labels: Labels, other: str, spread: tuple[float, int] | 
     return [name, ARMS[other], f"{-verdict.difference:+.3g}", percent, errors, str(len(seeds)), verdict.said]
 
 
-def relative_spread(found: Rows, other: str) -> tuple[float, int] | None:
-    """Standard deviation over seeds of ambient less another arm, as a share of the two values, pooled over rows.
+def relative_spread(found: Rows) -> tuple[float, int] | None:
+    """Standard deviation over seeds of a distance as a share of it, pooled over all that was trained several times.
 
     And its degrees of freedom. Rows differ much in magnitude, and the spread of a distance grows with the distance.
     """
     squares, freedom = 0.0, 0
-    for labels in found.values():
-        ours, theirs = labels.get("ambient", {}), labels.get(other, {})
-        seeds = sorted(ours.keys() & theirs.keys())
-        if len(seeds) > 1:
-            both = [(_frechet(theirs[seed]) - _frechet(ours[seed])) / _scale(ours, theirs, seeds) for seed in seeds]
-            squares += sum((value - sum(both) / len(both)) ** 2 for value in both)
-            freedom += len(both) - 1
+    arms = [list(seeds.values()) for labels in found.values() for seeds in labels.values() if seeds]
+    for runs in {tuple(map(id, runs)): runs for runs in arms}.values():  # what all rows share counts once
+        values = [_frechet(run) for run in runs]
+        mean = sum(values) / len(values)
+        squares += sum((value / mean - 1) ** 2 for value in values)
+        freedom += len(values) - 1
     return ((squares / freedom) ** 0.5, freedom) if freedom else None
 
 
@@ -113,11 +110,13 @@ def curve_table(found: Rows) -> str:
 
 
 def ablation_table(found: Rows) -> str:
-    rows = []
+    rows, copies = [], copies_measure(found)
     for name, labels in found.items():
         if _has_ablations(labels):
             shown = [label for label in _ordered(labels) if label not in ("clean", "undamaged", "all")]
-            rows += [[name, label, _value(labels[label], "frechet"), _copies(labels[label])] for label in shown]
+            rows += [
+                [name, label, _value(labels[label], "frechet"), _value(labels[label], copies, 100)] for label in shown
+            ]
     heads = ["damage", "label", "Frechet distance", copies_head(found)]
     return f"Ambient with one thing changed:\n\n{_table(heads, rows)}" if rows else ""
 
@@ -203,15 +202,19 @@ def _value(seeds: dict[int, Result], measure: str, factor: float = 1.0) -> str:
     return f"{plus_minus(factor * mean.value, factor * mean.half)} ({mean.seeds})"
 
 
+def copies_measure(found: Rows) -> str:
+    """Of clean pictures for every arm where all runs have that: among more pictures the rule finds fewer copies."""
+    every = [run for labels in found.values() for runs in labels.values() for run in runs.values()]
+    return "memorised_clean" if all("memorised_clean" in run["measures"] for run in every) else "memorised"
+
+
 def copies_head(found: Rows) -> str:
     """Whether copies were counted of the clean pictures alone or of all that a run trained on: as its record says."""
     runs = [run for labels in found.values() for label in labels if label != "clean" for run in labels[label].values()]
     whole = {run.get("memorised_among", {}).get("pictures", 0) >= run["pictures"] for run in runs} or {False}
+    if copies_measure(found) == "memorised_clean":
+        whole = {False}
     return f"copies of {' or '.join('training' if of_all else 'clean' for of_all in sorted(whole))} pictures, %"
-
-
-def _copies(seeds: dict[int, Result]) -> str:
-    return _value(seeds, _COPIES, 100)
 
 
 def _frechet(run: Result) -> float:

@@ -30,7 +30,7 @@ from ambient.curate.rethreshold import rethreshold
 from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
 from ambient.schemas.space import Space
 from ambient.train.augment import NUM_LABELS
-from ambient.train.config import TrainConfig
+from ambient.train.config import MAY_CHANGE, TrainConfig
 from ambient.train.device import autocast, use_fast_kernels
 from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
 from ambient.train.evaluate.compare import record
@@ -39,6 +39,7 @@ from ambient.train.evaluate.evaluate import write_json
 from ambient.train.evaluate.extractors import features_of, open_extractor
 from ambient.train.evaluate.judge import Judge, denoising, draw
 from ambient.train.evaluate.reference import MOST_IN_PAIRS, Reference
+from ambient.train.evaluate.sources import resized, space_of_copies
 from ambient.train.loop import train
 from ambient.train.pictures import open_pictures
 from ambient.train.rows import read_rows
@@ -161,10 +162,10 @@ def row_stem(proof: Proof, row: str, options: argparse.Namespace) -> str:
 
 
 def job_stem(proof: Proof, job: Job, options: argparse.Namespace) -> str:
-    """What the files of a job are named: another length, or other settings, are other files."""
-    stem = f"{row_stem(proof, job.name, options)}-{options.images}x{options.samples}"
-    settings = hashlib.blake2b(json.dumps(options.settings).encode(), digest_size=4).hexdigest()
-    return f"{stem}-{settings}" if options.settings else stem
+    """What the files of a job are named: another length, or other settings, also of the proof, are other files."""
+    settings = {key: value for key, value in training(proof, options).to_json().items() if key not in MAY_CHANGE}
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return f"{row_stem(proof, job.name, options)}-{options.images}x{options.samples}-{digest}"
 
 
 def row_of(job: Job) -> str:
@@ -243,10 +244,9 @@ def known_and_unknown(proof: Proof, job: Job, run: Path, judge: Judge) -> dict[s
     if job.label != "clean":
         kinds, others = proof.rows[job.row], np.flatnonzero(~proof.clean)
         places = np.linspace(0, len(others) - 1, min(_VALIDATED, len(others))).astype(int).tolist()
-        known = [damaged(proof.pictures[others[i]], kind_at(i, len(others), kinds), int(others[i])) for i in places]
+        known = [damaged(proof.pictures[others[i]], kind_at(i, kinds), int(others[i])) for i in places]
         found["damaged"] = errors(np.stack(known))
-        num = len(proof.held_out)
-        unknown = [damaged(picture, kind_at(i, num, kinds), i) for i, picture in enumerate(proof.held_out)]
+        unknown = [damaged(picture, kind_at(i, kinds), i) for i, picture in enumerate(proof.held_out)]
         found["damaged_unknown"] = errors(np.stack(unknown))
     return found
 
@@ -254,6 +254,7 @@ def known_and_unknown(proof: Proof, job: Job, run: Path, judge: Judge) -> dict[s
 def judge_of(proof: Proof, options: argparse.Namespace) -> Judge:
     """What every run is measured against: all training pictures as they were before any damage."""
     extractor = open_extractor(proof.extractor, choose_device(options.device))
+    space = Space(resolution=proof.pictures.shape[1], channels=proof.channels)
     real, held_out = _tensor(proof.pictures), _tensor(proof.held_out[:_VALIDATED])
     features = features_of(real, extractor)
     return Judge(
@@ -264,6 +265,7 @@ def judge_of(proof: Proof, options: argparse.Namespace) -> Judge:
         held_out=held_out,
         names=torch.arange(len(held_out)),
         labels=torch.full((len(held_out),), -1),
+        clean=resized(real[torch.from_numpy(proof.clean)], space_of_copies(space)),
         num=options.samples,
     )
 

@@ -15,8 +15,9 @@ REPLICATES = 40
 def bootstrap_error(features: Tensor, statistic: Callable[[Tensor], float], *, seed: int) -> float:
     """Standard error of a statistic of features (N, D): its spread over sets of N rows drawn with replacement.
 
-    Efron 1979, with 40 sets, so that it is right within about a tenth. Only the spread is used, since the values of
-    such sets are themselves shifted where repeated rows matter, as in the Frechet distance or in diversity.
+    Efron 1979, with 40 sets, whose own chance is about a tenth. Only the spread is used, since the values of such sets
+    are themselves shifted where repeated rows matter, as in the Frechet distance or in diversity. Where the distance is
+    near 0, or N hardly above D, the spread is too large, too, by a factor of 2 or more: an upper bound.
     """
     random = np.random.default_rng(seed)
     draws = [torch.from_numpy(random.integers(len(features), size=len(features))) for _ in range(REPLICATES)]

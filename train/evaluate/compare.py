@@ -52,7 +52,7 @@ MOST_VALIDATED = 1_000
 """Held-out pictures on which denoising is measured."""
 
 _GRID = 8  # pictures of each arm side by side
-_COLUMNS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "memorised")
+_COLUMNS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "memorised_clean")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +193,8 @@ def build_judge(
     clean = open_source(manifest, roots=roots, workers=workers, reporter=reporter)
     space = clean.space
     assert space is not None
-    held = clean.rows(np.flatnonzero(held_out(list(clean.ids), config.holdout)).tolist())
+    is_held = held_out(list(clean.ids), config.holdout)
+    held, taught = (clean.rows(np.flatnonzero(some).tolist()) for some in (is_held, ~is_held))
     _check_clean(len(held), len(clean))
     reference = held
     if config.reference is not None:
@@ -218,6 +219,7 @@ def build_judge(
         held_out=validated,
         names=names_of(list(shown.ids)),
         labels=shown.labels,
+        clean=trained_pictures(taught, space, seed=0, workers=workers, reporter=reporter),
         num=config.num,
     )
 
@@ -325,6 +327,8 @@ def _recorded(out: Path, arm: Arm, seed: int) -> Result | None:
     result: Result = read_json(path)
     if result.get("definition") != asdict(arm):
         raise UserError(f"{path} is of another arm named {arm.name}: name this one differently")
+    if not set(_COLUMNS) <= set(result.get("measures", ())):
+        raise UserError(f"{path} was written by another version of ambient: choose another -o")
     return result
 
 

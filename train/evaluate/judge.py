@@ -38,7 +38,8 @@ class Judge:
     reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
     (M, C, R, R) uint8.
     held_out: (H, C, R, R) uint8 pictures that no run has seen; names: (H,) int64, of their noise; labels: (H,) int64,
-    -1 where unknown. num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
+    -1 where unknown. clean: (T, C, S, S) uint8, S <= R, clean training pictures, of which copies are looked for in
+    every run alike. num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
     """
 
     extractor: Extractor
@@ -48,6 +49,7 @@ class Judge:
     held_out: Tensor
     names: Tensor
     labels: Tensor
+    clean: Tensor
     num: int
     seed: int = 0
 
@@ -65,7 +67,9 @@ def judge_run(run: Path, judge: Judge, trained_on: Tensor, *, workers: int, repo
     features = features_of(pixels, judge.extractor)
     measured = measure(features, judge.reference, seed=judge.seed)
     small = replace(trained.space, resolution=trained_on.shape[-1])
-    measured["memorised"] = measure_copies(resized(pixels, small), trained_on, device, seed=judge.seed)
+    drawn = resized(pixels, small)
+    for name, known in (("memorised", trained_on), ("memorised_clean", judge.clean)):
+        measured[name] = measure_copies(drawn, known, device, seed=judge.seed, mirrored=trained.config.flip)
     return {
         "checkpoint": trained.checksum,
         "samples": judge.num,

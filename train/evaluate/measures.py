@@ -21,6 +21,7 @@ MEANING = {
     "density": "how thickly reference pictures lie around samples; 1 for the reference itself",
     "coverage": "share of reference pictures with a sample nearby",
     "vendi": "effective number of different samples",
+    "memorised_clean": "share of samples that are copies of clean training pictures, whatever an arm was trained on",
     "memorised": "share of samples that are copies of training pictures; if those are unknown, of the reference",
 }
 
@@ -75,13 +76,16 @@ def measure_frechet(samples: Tensor, reference: Reference, *, seed: int) -> Meas
     return Measured(value=distance(samples), error=bootstrap_error(samples, distance, seed=seed))
 
 
-def measure_copies(pixels: Tensor, trained_on: Tensor, device: torch.device, *, seed: int = 0) -> Measured:
+def measure_copies(
+    pixels: Tensor, trained_on: Tensor, device: torch.device, *, seed: int = 0, mirrored: bool = False
+) -> Measured:
     """Share of samples (N, C, R, R) uint8 that are copies of training pictures (M, C, R, R) uint8.
 
-    seed: of which MOST_IN_PAIRS samples are looked at.
+    seed: of which MOST_IN_PAIRS samples are looked at. mirrored: training showed them mirrored, too, untold.
     """
     x = _some(pixels, seed).flatten(1).to(device)
-    return share(neighbours.copied(x, trained_on.flatten(1)))
+    forms = [trained_on, trained_on.flip(3)] if mirrored else [trained_on]
+    return share(neighbours.copied(x, *(form.flatten(1) for form in forms)))
 
 
 def share(values: Tensor) -> Measured:

@@ -37,17 +37,18 @@ def coverage(x: Tensor, y: Tensor, k: int = DENSITY_NEIGHBOURS) -> Tensor:
     return (_by_rows(y, x, lambda far: far.min(dim=1).values) <= radii).double()
 
 
-def copied(x: Tensor, trained_on: Tensor, ratio: float = COPY_RATIO) -> Tensor:
+def copied(x: Tensor, *forms: Tensor, ratio: float = COPY_RATIO) -> Tensor:
     """(N,) 1.0 for samples less than a third as far from their nearest training picture as from their second nearest.
 
     A sample counts as memorised by this rule of Yoon et al. 2023, used in arXiv 2310.02664, section 2, on distances of
-    pixels. trained_on: (M, D), M >= 2, also uint8. Copies of what is in the training set twice are not found: both are
-    as near.
+    pixels. forms: (M, D) each, M >= 2, also uint8: the training pictures, and the same in other forms that training
+    shows, such as mirrored; a picture is as near as its nearest form. Copies of what is in the training set twice are
+    not found: both are as near.
     """
     x, nearest = x.double(), torch.full((len(x), 2), torch.inf, dtype=torch.float64, device=x.device)
-    for part in blocks(trained_on):
-        far = torch.cat([nearest, _distances(x, part.to(x.device))], dim=1)
-        nearest = far.topk(2, dim=1, largest=False).values
+    for parts in zip(*(blocks(form) for form in forms), strict=True):
+        near = torch.stack([_distances(x, part.to(x.device)) for part in parts]).amin(dim=0)
+        nearest = torch.cat([nearest, near], dim=1).topk(2, dim=1, largest=False).values
     return (nearest[:, 0] < ratio * nearest[:, 1]).double()
 
 

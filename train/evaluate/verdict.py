@@ -12,7 +12,7 @@ Result = dict[str, Any]
 RULE = (
     "An arm is called better or worse where the 95 % interval of the mean difference of the Frechet distance leaves 0 "
     "out: Student's t over the seeds, whose runs are paired, with the samples' own chance as the least standard error. "
-    "Of a single seed only that chance is known, not that of training."
+    "Of a single seed only that chance is known, not that of training: what is beyond it is called one seed."
 )
 
 
@@ -27,7 +27,10 @@ class Mean:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A difference of arms, other - arm, with its standard error. said: ``better``, ``worse`` or ``within noise``."""
+    """A difference of arms, other - arm, with its standard error.
+
+    said: ``better``, ``worse``, ``within noise``, or ``one seed`` where more than one would have to tell.
+    """
 
     arm: str
     other: str
@@ -38,12 +41,14 @@ class Verdict:
 
     def sentence(self) -> str:
         """For people."""
-        what = {"better": "is better than", "worse": "is worse than", "within noise": "differs within noise from"}
-        seeds = "1 seed, so chance in training is not counted" if self.seeds == 1 else f"{self.seeds} seeds"
-        return (
-            f"{self.arm} {what[self.said]} {self.other}: Frechet distance {-self.difference:+.4g} "
-            f"(standard error {self.error:.2g}, {seeds})"
-        )
+        said = {
+            "better": f"{self.arm} is better than {self.other}",
+            "worse": f"{self.arm} is worse than {self.other}",
+            "within noise": f"{self.arm} differs within noise from {self.other}",
+            "one seed": f"one seed does not tell {self.arm} from {self.other}, as chance in training is not known",
+        }
+        seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return f"{said[self.said]}: Frechet distance {-self.difference:+.4g} (standard error {self.error:.2g}, {seeds})"
 
 
 def mean_of(results: Sequence[Result], measure: str) -> Mean:
@@ -90,6 +95,8 @@ def compare_arms(
         width = float(t.ppf(0.975, spread[1]))
     mean = float(differences.mean())
     said = "within noise" if abs(mean) <= width * error else "better" if mean > 0 else "worse"
+    if said != "within noise" and len(seeds) == 1 and spread is None:
+        said = "one seed"
     return Verdict(arm=names[0], other=names[1], difference=mean, error=error, seeds=len(seeds), said=said)
 
 

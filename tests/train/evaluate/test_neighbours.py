@@ -58,6 +58,17 @@ def test_copies_are_found_and_others_are_not() -> None:
     assert neighbours.copied(torch.tensor([[0.24], [0.26], [1.4], [1.6]]), on_the_line).tolist() == [1, 0, 1, 0]
 
 
+def test_copies_of_any_form_count_and_a_picture_is_near_once() -> None:
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randn(300, 3, 4, 4, generator=generator)
+    pictures[0] = pictures[0] + pictures[0].flip(2)  # its own mirror image
+    forms = [form.flatten(1) for form in (pictures, pictures.flip(3))]
+    near = pictures[:20] + 0.05 * torch.randn(20, 3, 4, 4, generator=generator)
+    for copies in (near, near.flip(3)):
+        assert neighbours.copied(copies.flatten(1), *forms).tolist() == [1.0] * 20
+    assert neighbours.copied(near.flip(3).flatten(1), forms[0]).tolist() == [1.0] + [0.0] * 19
+
+
 @pytest.mark.parametrize(("num", "dimensions"), [(30, 8), (8, 30)])
 def test_vendi_is_the_entropy_of_the_kernel(num: int, dimensions: int) -> None:
     x = torch.randn(num, dimensions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

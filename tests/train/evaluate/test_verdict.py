@@ -62,12 +62,12 @@ def test_better_is_lower_and_the_samples_chance_is_the_least_error() -> None:
 
 def test_one_seed_says_so_and_seeds_are_paired() -> None:
     one = compare_arms(arm("a", [1.0]), arm("b", [3.0]), ("a", "b"))
-    assert one.said == "better"
-    assert "1 seed, so chance in training is not counted" in one.sentence()
+    assert one.said == "one seed"
+    assert "one seed does not tell a from b, as chance in training is not known" in one.sentence()
     assert "Frechet distance -2 " in one.sentence()
     assert compare_arms({0: result("a", 0, 1.0)}, {1: result("b", 1, 3.0)}, ("a", "b")) is None
     found = verdicts([result("clean", 0, 2.0), result("ambient", 0, 1.0), result("all", 0, 1.001)])
-    assert [(verdict.other, verdict.said) for verdict in found] == [("clean", "better"), ("all", "within noise")]
+    assert [(verdict.other, verdict.said) for verdict in found] == [("clean", "one seed"), ("all", "within noise")]
 
 
 def test_a_single_seed_may_borrow_the_spread_of_others() -> None:
