@@ -59,13 +59,16 @@ _POWER_FLOOR = 1.0  # grey levels squared
 
 _NOISE_FLOOR = 0.05  # grey levels squared
 
+_HALF_STEP = 5e-4  # grey is a multiple of 0.001: 199 that a processor's rounding made 198.99998 stays level 199
+
 
 def score(pixels: U8) -> dict[str, float]:
     """Every built-in measure of a picture: finite numbers under the names of SCORES. pixels: (H, W, 3) uint8 RGB."""
     looked_at = windows(pixels)
     colours = looked_at.astype(np.float32)
     grey, chroma = plane(colours, LUMA), plane(colours, CHROMA)
-    histogram = np.bincount(grey.astype(np.uint8).ravel(), minlength=256) / grey.size
+    levels = (grey + _HALF_STEP).astype(np.uint8)
+    histogram = np.bincount(levels.ravel(), minlength=256) / grey.size
     values = {
         "sharpness": sharpness(grey),
         "coarse_sharpness": sharpness(_halved(grey)),
