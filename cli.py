@@ -305,7 +305,7 @@ def train(
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for PNG files.")] = Path("samples"),
-    npz: Annotated[Path | None, typer.Option(help="Write one npz file (arr_0, label, seed) instead.")] = None,
+    npz: Annotated[Path | None, typer.Option(help="Write one npz instead: arr_0, label, seed, about.")] = None,
     num: Annotated[
         int | None, typer.Option(help="How many pictures; 64 unless --seeds says.", min=1, max=10**8)
     ] = None,
@@ -366,6 +366,7 @@ def eval(
     Example: ambient eval runs/first --reference manifest.parquet --num 2000
     """
     from .curate.arguments import moved_roots, named
+    from .curate.reporter import Reporter
     from .curate.tables import print_table
     from .train.evaluate.evaluate import EvalConfig, evaluate, plan, table, write_json
 
@@ -377,6 +378,7 @@ def eval(
     result = evaluate(samples, reference, config, device=device, workers=workers, roots=roots)
     if out is not None:
         write_json(out, result)
+        Reporter().say(f"written to {out}")
     if as_json:
         _print_json(result)
     else:

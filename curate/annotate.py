@@ -18,24 +18,24 @@ from .. import __version__
 from ..schemas.errors import UserError
 from ..schemas.manifest import METADATA_KEY, THRESHOLDS, Metadata, manifest_schema, score_fields
 from ..schemas.space import Space
-from . import digests
 from .clean import choose_clean
-from .columns import is_
+from .columns import is_, words
 from .config import AnnotateConfig
 from .crossfit import load_classifier
 from .decide import Measured, Rule, settle
 from .device import choose_device, fast_matmul
 from .duplicates import NAMES as NEAR_DUPLICATES
+from .identity import check_same_pool, identity_of, options_of, work_id_of
 from .known import join_scores, near_duplicates_told, score_names
-from .learn import CLASSIFIER, trained
+from .learn import CLASSIFIER, trained, warn_of_strangers
 from .manifest import Work, fingerprint, is_finished, with_curves, write_manifest
 from .measure import PER_PART, follow, measure, measured_parts, noise_of_draws, unreadable_now
 from .memory import give_back
 from .networks import ScoreConfig, load_networks
 from .parallel import MANY
 from .pool import Found, find
-from .reading import collect, usable
-from .reference import in_clean_dir, roots_of, where
+from .reading import collect, say_found, say_unlabelled, usable
+from .reference import in_clean_dir, roots_of_pool, where
 from .reporter import Reporter
 from .run import Run
 from .scores import SCORES
@@ -43,7 +43,7 @@ from .scoring import add_scores
 from .team import Team, joined
 from .threshold import sigma_grid
 from .update import Past, by_name, choose, classifier_beside, join, past
-from .uris import Roots, close_archives
+from .uris import close_archives
 from .whole import replacing
 
 
@@ -105,17 +105,21 @@ def _lead(
     reporter: Reporter,
 ) -> None:
     """What one process does, or the first of several."""
-    roots = roots_of(pool, config.clean)
+    roots = roots_of_pool(pool, config.clean)
+    if config.classifier is not None:
+        _space_of(config.classifier, config)  # raises UserError now, not after reading
     found = find(roots)
-    _say_found(found, pool, reporter)
-    identity, options = _identity(found, roots, config), _options(config)
+    say_found(found, pool, reporter)
+    identity, options = identity_of(found, roots, config), options_of(config)
     before = past(out, found, roots, options, workers=workers, reporter=reporter) if update else None
+    if before is None and not overwrite:
+        check_same_pool(out, identity, options, roots)
     if before is None and is_finished(out, identity, METADATA_KEY, overwrite=overwrite, reporter=reporter):
         reporter.say("pictures that were changed since are looked at with --update")
         if preview:
             reporter.say("the clean set is shown while it is chosen: --preview needs --overwrite here")
         return
-    with Work(out, _work_id(identity, place, before)) as work:
+    with Work(out, work_id_of(identity, place, before)) as work:
         if work.discarded:
             reporter.say("the options, the pool or the device have changed since the last run: starting again")
         run = Run(config=config, roots=roots, work=work, device=place, workers=workers, reporter=reporter, team=team)
@@ -123,7 +127,9 @@ def _lead(
             _update(before, out, pool, identity, run)
             return
         sheet = out.with_suffix(".clean.png") if preview else None
-        records, clean_set = choose_clean(usable(_collect(found, run)), pool, sheet, run)
+        records = _collect(found, run)
+        say_unlabelled(found, records, reporter)
+        records, clean_set = choose_clean(usable(records), pool, sheet, run)
         del found
         give_back()  # as much as the records take, several times over
         metadata = Metadata(
@@ -163,7 +169,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
         if is_(rows, "status", "ok").any():
             if before.classifier is not None:
                 shutil.copyfile(before.classifier, run.work.folder / CLASSIFIER)
-                rows, _ = _judged(rows, metadata, run)
+                rows, _ = _judged(rows, metadata, run, known=set(words(before.rows, "source")))
             rows = _decided(rows, metadata, run)
             rows = pa.concat_tables(with_curves(rows, measured_parts(run.work)))
     table = before.rows if rows is None else join(before, rows)
@@ -187,7 +193,7 @@ def plan(
     update: of the manifest `out`; then evaluations are those of new names, and changed pictures come on top.
     """
     _check_together(config, overwrite=overwrite, update=update, preview=preview)
-    found = find(roots_of(pool, config.clean))
+    found = find(roots_of_pool(pool, config.clean))
     names = by_name(out, found) if update and out is not None else {}
     evaluations = names.get("pictures_new", len(found.candidates)) * len(sigma_grid()) * config.draws
     return {
@@ -201,32 +207,6 @@ def plan(
         "noise_levels": len(sigma_grid()),
         "classifier_evaluations": evaluations if config.sigma_min is None else 0,
     }
-
-
-def _identity(found: Found, roots: Roots, config: AnnotateConfig) -> str:
-    """Of everything that decides the manifest, of the files that are named their contents."""
-    contents = [path and digests.of_file(path) for path in (config.scores, config.classifier)]
-    return digests.of_json([_options(config), contents, roots, found.candidates.digest(), __version__])
-
-
-def _work_id(identity: str, device: torch.device, before: Past | None) -> str:
-    """Of a run whose finished parts may be used: another kind of device cuts other parts, and trains for longer."""
-    since = [before.metadata.fingerprint, before.fresh.candidates.digest()] if before else []
-    return digests.of_json([identity, device.type, *since])
-
-
-def _options(config: AnnotateConfig) -> str:
-    given = {name: str(getattr(config, name)) for name in ("clean", "scores", "classifier")}
-    return digests.of_json({**asdict(config), **given})
-
-
-def _say_found(found: Found, pool: Path, reporter: Reporter) -> None:
-    others = ", ".join(f"{count:,} {kind or 'without extension'}" for kind, count in found.others.items())
-    if not found.candidates:
-        raise UserError(f"there is no picture in {pool}" + (f"; other files: {others}" if others else ""))
-    reporter.say(f"found {len(found.candidates):,} pictures in {pool}")
-    if others:
-        reporter.say(f"left out files that are not pictures: {others}")
 
 
 def _collect(found: Found, run: Run, *, part: bool = False) -> pa.Table:
@@ -254,13 +234,7 @@ def _space(records: pa.Table, run: Run) -> Space:
     """The space asked for, or the given classifier's, or the one that fits the usable pictures."""
     resolution = run.config.resolution
     if run.config.classifier is not None:
-        space = load_classifier(run.config.classifier)[0].space
-        if resolution not in (None, space.resolution) or run.config.channels != space.channels:
-            raise UserError(
-                f"{run.config.classifier} judges pictures of {space.resolution}x{space.resolution} with "
-                f"{space.channels} channels: leave out --resolution, and give --channels {space.channels}"
-            )
-        return space
+        return _space_of(run.config.classifier, run.config)
     if resolution is None:
         ok = records.filter(pa.array(is_(records, "status", "ok")))
         short = float(np.median(np.minimum(ok["width"].to_numpy(), ok["height"].to_numpy())))
@@ -269,13 +243,30 @@ def _space(records: pa.Table, run: Run) -> Space:
     return Space(resolution=resolution, channels=run.config.channels)
 
 
-def _judged(records: pa.Table, metadata: Metadata, run: Run) -> tuple[pa.Table, Metadata]:
+def _space_of(classifier: Path, config: AnnotateConfig) -> Space:
+    """The space that a classifier judges. Raises UserError where there is none, or another is asked for."""
+    space = load_classifier(classifier)[0].space
+    judges = f"{classifier} judges pictures of {space.resolution}x{space.resolution} with {space.channels} channels"
+    if config.resolution not in (None, space.resolution):
+        raise UserError(f"{judges}: leave out --resolution")
+    if config.channels != space.channels:
+        raise UserError(f"{judges}: give --channels {space.channels}")
+    return space
+
+
+def _judged(
+    records: pa.Table, metadata: Metadata, run: Run, *, known: set[str] | None = None
+) -> tuple[pa.Table, Metadata]:
     """Stages 3 and 4: train the classifier, unless there is one, and measure curves, which stay in their parts.
+
+    known: in an update, the sources that the classifier has judged before.
 
     Returns the records, some of which may have turned out unreadable, and the metadata with what is known of curves;
     the noise of the draws stays that of an earlier manifest.
     """
     classifier, content_hash = trained(records, metadata.space, run)
+    if run.config.classifier is not None or known is not None:
+        warn_of_strangers(records, classifier, known, run)
     give_back(readers=PER_PART[run.device.type] < MANY)  # which else read on at once
     measure(records, classifier, metadata.space, run)
     return unreadable_now(records, run.work), replace(

@@ -15,7 +15,7 @@ LABELS, CAPTIONS = ("label", "cls", "class"), ("caption", "text", "prompt")
 """Names under which they are found in JSON and in columns of tables."""
 
 _MAX_BYTES = 1 << 20  # of one file beside a picture
-_INT32 = range(-(2**31), 2**31)
+_CLASSES = range(2**31)
 
 Known = tuple[int | None, str | None]
 """Label and caption."""
@@ -68,15 +68,19 @@ def known_from(values: Any) -> Known:
 
 
 def as_label(value: Any) -> int | None:
-    """A whole number that fits into 32 bits, or None."""
+    """A whole number from 0 to 2^31 - 1, or None. Tables hold whole numbers as floats where some are missing."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and value in _INT32 else None
+    return value if whole and value in _CLASSES else None
 
 
-def labels_from(text: bytes) -> dict[str, int]:
-    """File name -> label, of a ``dataset.json``: {"labels": [[name, label], ...]}."""
+def labels_from(text: bytes) -> dict[str, Any]:
+    """File name -> what is said to be its label, of a ``dataset.json``: {"labels": [[name, label], ...]}.
+
+    Raises ValueError for what is none.
+    """
     try:
-        pairs = json.loads(text)["labels"] or []
-        return {name: label for name, label in dict(pairs).items() if as_label(label) is not None}
-    except (ValueError, TypeError, KeyError):
-        return {}
+        return dict(json.loads(text)["labels"] or [])
+    except (TypeError, KeyError) as error:
+        raise ValueError("it has no list of names and labels") from error

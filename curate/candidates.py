@@ -64,6 +64,10 @@ class Candidates(Sequence[Candidate]):
     def uris(self) -> pa.ChunkedArray:
         return self._table["uri"]
 
+    @property
+    def beside(self) -> pa.ChunkedArray:
+        return self._table["beside"]
+
     def where(self, mask: NDArray[np.bool_]) -> "Candidates":
         """Those where mask (N,) holds."""
         return Candidates(self._table.filter(pa.array(mask)))

@@ -26,7 +26,7 @@ def choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) ->
     if config.clean is not None:
         mask, how = in_clean_dir(records, pool, config.clean, run.roots), f"--clean {config.clean}"
     elif config.clean_predicate is not None:
-        how = f"--where {config.where!r}" if config.where else f"--clean-where {config.clean_where!r}"
+        how = f"what --where {config.where!r} leaves" if config.where else f"--clean-where {config.clean_where!r}"
         mask = where(records, config.clean_predicate)
     elif config.clean_top is None and (config.classifier or config.sigma_min is not None):
         given = "--classifier judges" if config.classifier else f"--sigma-min {config.sigma_min:g} holds for"
@@ -44,6 +44,8 @@ def choose_clean(records: pa.Table, pool: Path, sheet: Path | None, run: Run) ->
     if config.classifier is None and config.sigma_min is None:
         check_split(int((ok & clean).sum()), int((ok & ~clean).sum()), how)
     run.reporter.say(f"clean set: {(ok & clean).sum():,} of {ok.sum():,} usable pictures, by {how}")
+    if config.where is not None and not (ok & clean).any():
+        run.reporter.warn(f"--where {config.where!r} picks every picture, so none is clean: low noise levels have none")
     unusable = pc.value_counts(records.filter(pa.array(~ok))["status"].cast(pa.string())).to_pylist()
     if unusable:
         run.reporter.say("not usable: " + ", ".join(f"{u['counts']:,} {u['values']}" for u in unusable))

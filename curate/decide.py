@@ -138,7 +138,8 @@ def settle(table: pa.Table, rule: Rule, measured: Measured, reporter: Reporter) 
     values = np.zeros((len(table), 3), dtype=np.float32)
     alone = rule.sql is None and rule.quantile is None and rule.per == "picture"
     looked_at = table.select(["source"]) if alone else table  # a million rows are large
-    values[use] = _values(looked_at.filter(pa.array(use)), use, rule, measured, reporter)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is inf
+        values[use] = _values(looked_at.filter(pa.array(use)), use, rule, measured, reporter)
     for name, column in zip(THRESHOLDS, values.T, strict=True):
         table = replaced(table, name, pa.array(column, mask=~ok))
     _summary(table.select(["source"]).filter(pa.array(use)), values[use, 0], rule, reporter)
@@ -158,7 +159,7 @@ def _values(rows: pa.Table, use: Rows, rule: Rule, measured: Measured, reporter:
     elif rule.per == "picture":
         values = _per_picture(use, rule, measured)
     else:
-        values = _per_group(use, _groups(rows, rule), rule, measured)
+        values = _per_group(use, _groups(rows, rule, reporter), rule, measured)
     if rule.use == "hi":
         values[:, 0] = values[:, 2]
     return np.where(np.isinf(values), values, values.clip(rule.floor, rule.cap))
@@ -208,25 +209,48 @@ def _batches(use: Rows, measured: Measured, *names: str) -> Iterator[pa.Table]:
         raise UserError(f"{missing:,} of {needed:,} pictures hold no p_clean curves: {INSTEAD}")
 
 
-def _groups(rows: pa.Table, rule: Rule) -> Rows:
-    """(N,) the name of each row's group."""
+def _groups(rows: pa.Table, rule: Rule, reporter: Reporter) -> Rows:
+    """(N,) the name of each row's group. Raises UserError where no row has what tells it."""
     if rule.per == "source":
         return words(rows, "source")
     if rule.per == "label":
+        missing = rows["label"].null_count
+        if missing == len(rows):
+            raise UserError("--per label needs labels, and the manifest has none")
+        if missing:
+            reporter.warn(f"{missing:,} pictures have no label: they share one threshold")
         return np.array([str(label) for label in rows["label"].to_pylist()], dtype=object)
     assert rule.by is not None
-    tenth = np.ceil(_rank(_score(rows, rule.by)) * 10)
+    scores = _score(rows, rule.by)
+    missing = int(np.isnan(scores).sum())
+    if missing == len(rows):
+        raise UserError(f"--per quality needs scores, and no picture has {rule.by}")
+    if missing:
+        reporter.warn(f"{missing:,} pictures have no {rule.by}: they share one threshold")
+    tenth = np.ceil(_rank(scores) * 10)
     return np.array([str(int(number)) for number in tenth], dtype=object)
 
 
 def _lowest(rows: pa.Table, score: str, share: float, reporter: Reporter) -> Rows:
-    """(N,) whether a row is among the lowest share by a score: at most that share, and ties are on one side."""
+    """(N,) whether a row is among the lowest share by a score: at least that share, for all that tie with it are, too.
+
+    So that what cannot be told from bad pictures counts as bad.
+    """
     values = _score(rows, score)
     missing = np.isnan(values)
     if missing.any():
         reporter.warn(f"{int(missing.sum()):,} pictures have no {score}: they count among the lowest")
-    lowest: Rows = missing | (_rank(values) <= share + 1e-9)
+    lowest: Rows = missing | (_lower(values) < share - 1e-9)
+    if (found := lowest.mean()) > share + 1 / max(len(rows), 1) and not missing.mean() > share:
+        reporter.warn(f"{found:.0%} of the pictures, not {share:.0%}, are among the lowest: many have the same {score}")
     return lowest
+
+
+def _lower(scores: Rows) -> Rows:
+    """Share of the scores that are lower than each, in [0, 1); NaN is the lowest."""
+    values = np.where(np.isnan(scores), -np.inf, scores)
+    found: Rows = np.searchsorted(np.sort(values), values) / max(len(values), 1)
+    return found
 
 
 def _rank(scores: Rows) -> Rows:
@@ -251,6 +275,8 @@ def _by_sql(rows: pa.Table, expression: str) -> Rows:
     with locked() as connection:
         connection.register("manifest", numbered)
         answer = ask(connection, f"SELECT _row, ({expression}\n)::DOUBLE AS sigma_min FROM manifest ORDER BY _row")
+    if answer.num_columns != 2:
+        raise UserError("--rule is one expression, such as CASE WHEN ... THEN ... ELSE ... END")
     if not np.array_equal(answer["_row"].to_numpy(), np.arange(len(rows))):
         raise UserError(f"--rule gives {len(answer):,} values for {len(rows):,} pictures: it must give one for each")
     values: Rows = answer["sigma_min"].to_numpy().astype(np.float64)
@@ -282,5 +308,7 @@ def _summary(rows: pa.Table, sigma_min: Rows, rule: Rule, reporter: Reporter) ->
             " look wrong at every noise level, which noise cannot mend (colour cast, borders, watermarks, other "
             "content?):"
         )
+        if rule.use == "hi":
+            why = " have an interval without an upper end, which is what --use hi takes:"
         why = why if rule.needs_curves else ":"
         reporter.warn(f"{int(never.sum()):,} of them{why} sigma_min = inf, never used in training: {listed}")

@@ -168,7 +168,8 @@ def unusable(error: Exception) -> Unusable:
         return Unusable("unreadable", "not a picture in a format that can be read")
     message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     printable = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
-    return Unusable("unreadable", f"{type(error).__name__}: {printable}"[:200])
+    clear = isinstance(error, (OSError, ValueError)) and " " in printable  # what others say is little without a name
+    return Unusable("unreadable", (printable if clear else f"{type(error).__name__}: {printable}")[:200])
 
 
 def _check_size(size: tuple[int, int], form: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -23,12 +24,14 @@ from .noise import names_of
 from .noisy import Sample
 from .run import Run
 from .spread import fold_spread
+from .tables import shown
 
 CLASSIFIER = "classifier.safetensors"
 _FIT_BYTES, _FIT_PICTURES = 1 << 30, 100_000  # of each set that the classifier trains on, at most
 _GROUPS = 16  # the most groups
 _SMALLEST_GROUP, _SMALLEST_SHARE = 20, 1 / 400  # for one of one's own, so that each half of the pool has some of it
 _STEPS = {"cpu": 1000, "cuda": 8000}  # at most: the held-out loss says when to stop
+_NAMED = 5  # sources that a message names
 _SMALL = 200  # clean pictures; with fewer, thresholds are rough
 
 
@@ -127,6 +130,25 @@ def must_distinguish(accuracy: float, sigma: float, run: Run) -> None:
             "pass --accept-indistinguishable if the pool really is as good as the clean set"
         )
     run.reporter.warn(f"{problem}; going on, as asked: do not trust these thresholds")
+
+
+def warn_of_strangers(records: pa.Table, classifier: CrossFitted, known: Iterable[str] | None, run: Run) -> None:
+    """Say it when a classifier that was given judges sources that it cannot know.
+
+    known: sources that it has judged before, in an update. It can tell which it was trained on where it is told them;
+    where it finds damage by itself only those judged before are known.
+    """
+    if known is None and classifier.damage is not None:
+        return
+    mine = words(records.filter(pa.array(is_(records, "status", "ok") & is_(records, "role", "pool"))), "source")
+    counts = Counter(mine.tolist())
+    strange = sorted(set(counts) - set(known or ()) - set(() if classifier.damage else classifier.groups))
+    if strange:
+        some = ", ".join([*map(shown, strange[:_NAMED]), *["..."] * (len(strange) > _NAMED)])
+        run.reporter.warn(
+            f"the classifier was trained with nothing, or too little, of the source{'s' * (len(strange) > 1)} {some} "
+            f"(pictures: {sum(counts[source] for source in strange):,}): check their thresholds, or train one on all"
+        )
 
 
 def warn_of_confounds(clean: Sample, other: Sample, seed: int, run: Run) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, METADATA_KEY, ROW_GROUP_SIZE, Metadata, file_metadata
+from .known import is_known
 from .reporter import Reporter
 from .whole import replacing, write_whole
 
@@ -159,6 +160,7 @@ def is_finished(out: Path, run: str, key: bytes, *, overwrite: bool, reporter: R
     if out.is_dir():
         raise UserError(f"{out} is a folder: name the file to write, such as -o {out / 'manifest.parquet'}")
     if overwrite:
+        check_replaceable(out)
         return False
     if _run_of(out, key) != run:
         raise UserError(
@@ -171,6 +173,12 @@ def is_finished(out: Path, run: str, key: bytes, *, overwrite: bool, reporter: R
         with work:
             pass
     return True
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise UserError for what --overwrite must not replace: anything but a manifest, a table of scores or nothing."""
+    if out.exists() and not is_known(out) and (not out.is_file() or out.stat().st_size > 0):
+        raise UserError(f"{out} is something else than a manifest: choose another -o, or remove it first")
 
 
 def _run_of(path: Path, key: bytes) -> str | None:

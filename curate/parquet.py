@@ -9,7 +9,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, BinaryIO
@@ -27,13 +27,20 @@ _BATCHES = 8  # kept of each file
 _MAX_OPEN = 8
 
 
+Look = Callable[[Any, str], None]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """What of a file is of use. image: dotted path of a column of encoded pictures, path: column of paths, or None."""
+    """What of a file is of use. image: dotted path of a column of encoded pictures, path: column of paths, or None.
+
+    unused: other columns of pictures.
+    """
 
     image: str | None
     path: str | None
     known: list[str]
+    unused: list[str]
 
 
 def columns_of(schema: pa.Schema) -> Columns:
@@ -45,7 +52,8 @@ def columns_of(schema: pa.Schema) -> Columns:
     image = next((found[name] for name in _IMAGES if name in found), next(iter(structs.values()), None))
     words = [name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
     path = next((name for name in PATHS if name in words), words[0] if len(words) == 1 else None)
-    return Columns(image=image, path=path, known=[name for name in (*LABELS, *CAPTIONS) if name in kinds])
+    known = [name for name in (*LABELS, *CAPTIONS) if name in kinds]
+    return Columns(image=image, path=path, known=known, unused=[n for n, column in found.items() if column != image])
 
 
 class PictureTable:
@@ -80,18 +88,19 @@ class PictureTable:
             value = self._batch(group, place // self._rows)[place % self._rows]
         data: bytes | None = value.as_py()
         if data is None:
-            raise ValueError("the row has no bytes of a picture")
+            raise ValueError("the row has no bytes of a picture: put them in, or give a list of paths")
         return data
 
-    def known(self) -> Iterator[Known]:
-        """Label and caption of each row."""
-        yield from (known_from(row) for row in self._values(self.columns.known))
+    def known(self, look: Look) -> Iterator[Known]:
+        """Label and caption of each row. look: is given what the label is said to be, and where."""
+        for row in self._values(self.columns.known):
+            yield _known(row, look)
 
-    def paths(self) -> Iterator[tuple[str | None, Known]]:
-        """Of a list of paths: path, and label and caption, of each row."""
+    def paths(self, look: Look) -> Iterator[tuple[str | None, Known]]:
+        """Of a list of paths: path, and label and caption, of each row. look: as in known."""
         name = self.columns.path or ""
         for row in self._values([name, *self.columns.known]):
-            yield row[name], known_from({key: value for key, value in row.items() if key != name})
+            yield row[name], _known({key: value for key, value in row.items() if key != name}, look)
 
     def _values(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         with self._lock:
@@ -156,6 +165,12 @@ def row_of(name: str) -> int:
     if not re.fullmatch(r"row-[0-9]{9,}", name):
         raise KeyError(f"{name!r} is not the name of a row, such as {name_of(12)}")
     return int(name[4:])
+
+
+def _known(row: dict[str, Any], look: Look) -> Known:
+    for name in LABELS:
+        look(row.get(name), f"column {name}")
+    return known_from(row)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

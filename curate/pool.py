@@ -1,6 +1,5 @@
 """Find every picture of a pool and describe each in one record. Nothing is left out silently."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +13,11 @@ import pyarrow.compute as pc
 from ..schemas.errors import UserError
 from ..schemas.manifest import RECORD
 from . import digests
+from .aside import Aside
 from .beside import read_beside
 from .candidates import Candidate, Candidates
 from .images import Unusable, decode, unusable
-from .listing import Entry, list_file, list_folder, list_remote, readable
+from .listing import PACKED_TARS, Entry, list_file, list_folder, list_remote, readable
 from .parallel import map_in_order
 from .remote import is_remote, is_remote_folder
 from .scores import SCORES, score
@@ -29,10 +29,15 @@ Duplicates = Literal["mark", "keep"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """candidates: sorted by uri, uris unique. others: extension ("" for none) -> files that are no pictures."""
+    """candidates: sorted by uri, uris unique. others: extension ("" for none) -> files that are no pictures.
+
+    hidden: files and folders that are left out by their names. warnings: lines about what was told in vain.
+    """
 
     candidates: Candidates
     others: dict[str, int]
+    hidden: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def find(roots: Roots) -> Found:
@@ -43,11 +48,12 @@ def find(roots: Roots) -> Found:
     one is counted. The source of a picture is the first folder below the root; without one, the archive's or the root's
     own name. Raises UserError when a root is neither a folder nor a readable archive.
     """
-    others: Counter[str] = Counter()
+    aside = Aside()
     candidates = Candidates.collect(
-        _candidate(entry, name, roots) for name, root in roots.items() for entry in _entries(root, others)
+        _candidate(entry, name, roots) for name, root in roots.items() for entry in _entries(root, aside)
     )
-    return Found(candidates=candidates, others={kind: count for kind, count in sorted(others.items()) if count > 0})
+    others = {kind: count for kind, count in sorted(aside.files.items()) if count > 0}
+    return Found(candidates=candidates, others=others, hidden=aside.hidden, warnings=tuple(aside.warnings()))
 
 
 def scan(found: Found, roots: Roots, *, workers: int) -> Iterator[Record]:
@@ -113,13 +119,15 @@ def replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.set_column(index, field, encoded.cast(field.type))
 
 
-def _entries(root: str, others: Counter[str]) -> Iterator[Entry]:
+def _entries(root: str, aside: Aside) -> Iterator[Entry]:
     if is_remote(root) and is_remote_folder(root):
-        return list_remote(root, others)
+        return list_remote(root, aside)
     if is_archive(root) and (is_remote(root) or Path(root).is_file()):
-        return list_file(root, "", others)
+        return list_file(root, "", aside)
     if Path(root).is_dir():
-        return list_folder(root, others)
+        return list_folder(root, aside)
+    if root.lower().endswith(PACKED_TARS):
+        raise UserError(f"{root} is compressed: decompress it to a .tar, whose members can be read where they lie")
     raise UserError(f"{root} is neither a folder nor a .zip, .tar, .parquet or .txt file: name one that holds pictures")
 
 
@@ -160,11 +168,11 @@ def _record(candidate: Candidate, roots: Roots) -> Record:
         return record | _failure(unusable(error))
     size = {"width": picture.width, "height": picture.height, "format": picture.format}
     record |= size | score(picture.pixels) | {"status": "ok", "reason": None}
-    return record | _told(candidate, roots)
+    return record | told(candidate, roots)
 
 
-def _told(candidate: Candidate, roots: Roots) -> Record:
-    """What the files beside a picture tell of it."""
+def told(candidate: Candidate, roots: Roots) -> Record:
+    """Label and caption, as far as the files beside a picture tell them."""
     if not candidate.beside:
         return {}
     label, caption = read_beside(

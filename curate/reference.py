@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
+from .known import is_known, read_about
 from .query import matching
 from .remote import address, is_remote
 from .uris import Roots, is_archive, make_uri
@@ -28,6 +29,17 @@ def roots_of(pool: Path, clean: Path | None = None) -> Roots:
     roots = {MAIN_ROOT: address(pool)}
     if clean is not None and not clean.resolve().is_relative_to(pool.resolve()):
         roots[CLEAN_ROOT] = address(clean)
+    return roots
+
+
+def roots_of_pool(pool: Path, clean: Path | None = None) -> Roots:
+    """As roots_of; raises UserError where the pool is a table that ambient wrote, too."""
+    roots = roots_of(pool, clean)
+    if pool.suffix == ".parquet" and is_known(pool):
+        raise UserError(
+            f"{pool} is a manifest or a table of scores, not a pool, which is at {read_about(pool)[1][MAIN_ROOT]}: "
+            f"give that, with `--scores {pool}` for its scores; `ambient threshold {pool}` decides again"
+        )
     return roots
 
 

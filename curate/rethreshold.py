@@ -15,7 +15,7 @@ from ..schemas.errors import UserError
 from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from . import digests
 from .decide import INSTEAD, OPTIONS, Measured, Rule, settle
-from .manifest import write_manifest
+from .manifest import check_replaceable, write_manifest
 from .reporter import Reporter
 
 DECIDED_AGAIN = "decided again: "
@@ -36,6 +36,7 @@ def rethreshold(
     metadata = read_metadata(manifest)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another -o or add --overwrite")
+    check_replaceable(out)
     if rule.needs_curves and not metadata.draw_noise:
         raise UserError(f"{manifest} holds no p_clean curves: {INSTEAD}")
     light = [name for name in pq.read_schema(manifest).names if name not in _CURVES]

@@ -64,6 +64,11 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
     classifier = _checked_classifier(manifest, metadata) if metadata.classifier else None
     old = pq.read_table(manifest)
     at = _unchanged(old, found, roots, workers, reporter)
+    if len(old) and not (at >= 0).any() and metadata.roots != roots:
+        raise UserError(
+            f"{manifest} is of another pool, {', '.join(metadata.roots.values())}, of which nothing is here: give that "
+            "one, another -o, or --overwrite"
+        )
     vanished = old["uri"].filter(pc.invert(pc.is_in(old["uri"], value_set=found.candidates.uris.combine_chunks())))
     if len(vanished):
         names = ", ".join(vanished[:_NAMED].to_pylist()) + (", ..." if len(vanished) > _NAMED else "")
@@ -153,13 +158,6 @@ def choose(
     settled, fresh = both.slice(0, len(light)), both.slice(len(light))
     for name in ("status", "reason", "role"):
         records = records.set_column(records.schema.get_field_index(name), RECORD.field(name), fresh[name])
-    strange = set(pc.unique(records["source"].cast(pa.string())).to_pylist())
-    strange -= set(pc.unique(before.rows["source"].cast(pa.string())).to_pylist())
-    if strange and before.classifier is not None:
-        reporter.warn(
-            f"the classifier has seen nothing of the sources {', '.join(sorted(strange)[:_NAMED])}: check their "
-            "thresholds, or annotate all again with --overwrite"
-        )
     return replace(before, rows=_resettled(before.rows, settled)), records
 
 

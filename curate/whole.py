@@ -21,11 +21,15 @@ def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> It
 
     name: of the temporary file, by default path's with PARTIAL; several processes that may write path need one each.
     synced: flush it to disk first; else a kill still leaves all of it or nothing, but a power cut may leave a damaged
-    one. Raises UserError when it cannot be written, or path is a folder.
+    one. A link stays one: what it leads to is written. Raises UserError when it cannot be written, or path is a
+    folder or a device.
     """
     with writing(path):
+        path = path.resolve() if path.is_symlink() else path
         if path.is_dir():
             raise UserError(f"{path} is a folder: name the file to write")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file: name the file to write")
     partial = path.with_name(name or path.name + PARTIAL)
     try:
         with writing(path):
@@ -67,6 +71,8 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"the disk that holds {place} is full: free some space and run the same command again"
+        elif error.errno == errno.ENOENT and not place.parent.exists():
+            message = f"cannot write to {place}: there is no folder {place.parent}; make it, or choose another"
         else:
             message = f"cannot write to {place} ({error.strerror or error}): check its permissions or choose another"
         raise UserError(message) from error

@@ -125,6 +125,8 @@ def read_metadata(path: Path) -> Metadata:
 
     Raises UserError when the file is missing, is not a manifest, or has another schema version or column types.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder and no manifest: `ambient annotate {path} -o MANIFEST` writes one of it")
     if not path.is_file():
         raise UserError(f"there is no manifest at {path}: write one with `ambient annotate POOL -o {path}`")
     try:

@@ -8,6 +8,7 @@ CREATE MACRO usable(s, beta := 1.1547005383792515e0) AS TABLE
     SELECT *
     FROM manifest
     WHERE status = 'ok'
+      AND s >= 0
       AND (s > beta * sigma_min::DOUBLE OR s < sigma_max::DOUBLE);
 
 -- One line per source: how many pictures, and from which noise level they can be used. The quantiles are values that

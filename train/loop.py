@@ -14,6 +14,7 @@ from .config import TrainConfig
 from .device import autocast, memory_for, should_compile, use_fast_kernels
 from .monitor import Monitor
 from .pictures import open_pictures, with_pictures
+from .remarks import remarks
 from .rows import Rows, read_rows
 from .run import Report, Run
 from .sampler import Sampler
@@ -54,6 +55,8 @@ def train(
             if newest and state.num_images >= run.total:
                 return newest
             run.begin(state, manifest)
+            for line in remarks(rows, config, sampler):
+                run.say(line)
             pictures = open_pictures(
                 rows, world.device, place=config.pictures, workers=workers, say=run.say, report=run.say_reading
             )

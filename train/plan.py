@@ -19,8 +19,9 @@ from .monitor import BAND_EDGES, band_names
 from .networks.kinds import build_network
 from .pictures import check_readable
 from .precondition import Denoiser
+from .remarks import remarks
 from .rows import read_rows
-from .run import about_run, check_same
+from .run import about_run, check_folder, check_same
 from .state import weights_bytes
 
 _DRAWS = 1 << 16  # sigmas by which usable pictures are averaged over a band
@@ -35,6 +36,7 @@ def describe(
     one that is usable everywhere would be seen. ``clean_repeats``: how often it is seen in the whole run.
     ``memory_gib``: of one GPU with all weights on it: ``weights`` with their gradients, moments and averages, and
     ``activations``, at most: without compilation, which saves about two thirds of them.
+    ``remarks``: what ``train`` says of the pictures.
     ``uncovered_share``: of the training density, where no picture is usable.
     out: of the run, to say how many pictures it has seen already, ``done``. Raises UserError where ``train`` would
     refuse before it reads a picture.
@@ -43,6 +45,7 @@ def describe(
     check_readable(rows)
     about, done = about_run(config, rows), 0
     if out is not None:
+        check_folder(out)
         found = newest(out, parts=(), warn=Reporter().warn, check=lambda saved: check_same(out, saved, about))
         done = found[1].num_images if found else 0
     conditions(rows, config.num_classes)
@@ -69,6 +72,7 @@ def describe(
         "steps": config.num_steps,
         "done": done,
         "bands": bands,
+        "remarks": remarks(rows, config, sampler),
         "clean_repeats": sum(band["repeats"] for band in bands.values()),
         "uncovered_share": sampler.uncovered.share,
     }

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..curate.listing import PICTURE_EXTENSIONS
 from ..curate.whole import PARTIAL, write_whole, writing
 from ..schemas.errors import UserError
 from . import checkpoint, ema, metrics
@@ -71,6 +72,18 @@ def spoken(reporter: "Reporter") -> Report:
     return report
 
 
+def check_folder(out: Path) -> None:
+    """Raise UserError for a folder that is no run's and holds pictures or folders: a pool, say. A log may lie there."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the run")
+    names = {child.name for child in out.iterdir()} if out.is_dir() else set()
+    if names & {"lock", "config.json", "checkpoints"}:
+        return
+    foreign = [name for name in sorted(names) if (out / name).is_dir() or Path(name).suffix[1:] in PICTURE_EXTENSIONS]
+    if foreign:
+        raise UserError(f"{out} is no run and holds other things, such as {foreign[0]!r}: choose another -o")
+
+
 class Run:
     """Keeps config.json, metrics.jsonl, samples/, checkpoints/ and ema/ of one training run.
 
@@ -93,6 +106,7 @@ class Run:
     def __enter__(self) -> "Run":
         """Take the folder: raises UserError where another program trains in it."""
         if self._world.is_first:
+            check_folder(self.out)
             with writing(self.out):
                 self.out.mkdir(parents=True, exist_ok=True)
                 self._lock = (self.out / "lock").open("ab")
@@ -173,7 +187,10 @@ class Run:
             self._save(state)
         self._await_writer()
         self._world.wait()
-        return self.out / "checkpoints" / f"{state.num_images:012d}"
+        newest = self.out / "checkpoints" / f"{state.num_images:012d}"
+        if state.num_images >= self.total:
+            self.say(f"trained: {newest}; `ambient sample {self.out}` draws pictures")
+        return newest
 
     def _save(self, state: State) -> None:
         """Copy the state and have it written. Every rank calls; the first one writes."""

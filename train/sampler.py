@@ -84,6 +84,11 @@ class Sampler:
         if self.uncovered.share > self._most_uncovered:
             raise UserError(_no_picture(self.uncovered, self._most_uncovered, self._remedy))
 
+    @property
+    def num_everywhere(self) -> int:
+        """Pictures that are usable at every noise level."""
+        return self._num_everywhere
+
     def tensors(self) -> list[Tensor]:
         """What is kept per picture: 8 bytes for each bound that is not trivial."""
         return [self._above, self._row_above, self._below, self._row_below]
@@ -240,5 +245,5 @@ def _no_picture(gap: Uncovered, most: float, remedy: str) -> str:
     return (
         f"no picture is usable {levels}, which holds {gap.share:.2%} of the training density "
         f"(at most {most:.2%} may be uncovered): add clean pictures (sigma_min 0), "
-        f"decide the thresholds again with a larger epsilon, or {remedy}"
+        f"decide the thresholds again (`ambient threshold`), or {remedy}"
     )

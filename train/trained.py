@@ -44,6 +44,10 @@ def load_trained(
     """
     found = newest(run, parts=("ema0",), warn=warn)
     if found is None:
+        if run.is_dir() and not (run / "config.json").exists() and any(run.iterdir()):
+            raise UserError(f"{run} is no run of `ambient train`: name the folder of one")
+        if run.is_file():
+            raise UserError(f"{run} is a file: name the folder of a run of `ambient train`")
         raise UserError(f"{run} has no checkpoint yet: train with `ambient train MANIFEST -o {run}`")
     _, checkpoint = found
     config = TrainConfig.from_json(checkpoint.about["config"])

@@ -20,6 +20,7 @@ from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
+from ambient.curate.identity import work_id_of
 from ambient.curate.networks import ScoreConfig
 from ambient.curate.noisy import Sample
 from ambient.curate.parallel import stop_processes
@@ -194,7 +195,7 @@ def test_a_named_file_with_other_contents_is_another_run(
 
 def test_parts_of_another_kind_of_device_are_not_used() -> None:
     """They are cut elsewhere, and their classifier may have been trained for less long."""
-    ids = [stages._work_id("0" * 32, torch.device(name), None) for name in ("cpu", "cuda:0", "cuda:1")]
+    ids = [work_id_of("0" * 32, torch.device(name), None) for name in ("cpu", "cuda:0", "cuda:1")]
     assert ids[0] != ids[1] == ids[2]
 
 

@@ -185,11 +185,66 @@ def test_fixed(manifest: Path) -> None:
 
 
 def test_quantile_of_a_score(manifest: Path) -> None:
-    """Scores .1, .2, .2, .9, none, .5: ranks 2/6, 4/6, 4/6, 1, -, 5/6; what has no score counts as low."""
-    assert values(decided(manifest, quantile="plddt", fixed=0.2, share=0.5)) == pytest.approx([0.2, 0, 0, 0, 0.2, 0])
-    found = decided(manifest, quantile="plddt", fixed=0.2, share=0.67)
+    """Scores .1, .2, .2, .9, none, .5: of 6 the shares below each are 1/6, 2/6, 2/6, 5/6, 0, 4/6; none is lowest."""
+    assert values(decided(manifest, quantile="plddt", fixed=0.2, share=1 / 3)) == pytest.approx([0.2, 0, 0, 0, 0.2, 0])
+    found = decided(manifest, quantile="plddt", fixed=0.2, share=0.66)
     assert values(found) == pytest.approx([0.2, 0.2, 0.2, 0, 0.2, 0])
     assert {row["method"] for row in found} == {"quantile"}
+
+
+def test_what_ties_with_the_lowest_is_among_them(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It must not fail open: a score that says nothing makes no picture good."""
+    found = decided(manifest, quantile="plddt", fixed=0.2, share=0.5)
+    assert values(found) == pytest.approx([0.2, 0.2, 0.2, 0, 0.2, 0])
+    table = pq.read_table(manifest)
+    same = pa.array([0.3] * len(table), pa.float32())
+    pq.write_table(table.set_column(table.schema.get_field_index("plddt"), "plddt", same), manifest)
+    rule = Rule(quantile="plddt", fixed=0.2, share=0.5)
+    out = rethreshold(manifest, manifest.with_name("new.parquet"), rule, reporter=Reporter())
+    assert pq.read_table(out)["sigma_min"].to_pylist()[:6] == pytest.approx([0.2] * 6)
+    assert "100% of the pictures, not 50%, are among the lowest: many have the same plddt" in capsys.readouterr().err
+
+
+def test_without_ties_the_share_is_kept(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table(manifest)
+    different = pa.array([0.5, 0.1, 0.3, 0.2, 0.6, 0.4, 0.0, None], pa.float32())
+    pq.write_table(table.set_column(table.schema.get_field_index("plddt"), "plddt", different), manifest)
+    for share, expected in ((1 / 6, 1), (0.4, 3), (0.5, 3), (0.51, 4), (1.0, 6)):
+        assert np.count_nonzero(values(decided(manifest, quantile="plddt", fixed=0.2, share=share))) == expected
+    assert "among the lowest" not in capsys.readouterr().err
+
+
+def test_pictures_without_the_score_of_per_quality_are_said(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rethreshold(manifest, manifest.with_name("new.parquet"), Rule(per="quality", by="plddt"), reporter=Reporter())
+    assert "1 pictures have no plddt: they share one threshold" in capsys.readouterr().err
+    table = pq.read_table(manifest)
+    none = pa.nulls(len(table), pa.float32())
+    pq.write_table(table.set_column(table.schema.get_field_index("plddt"), "plddt", none), manifest)
+    with pytest.raises(UserError, match="needs scores, and no picture has plddt"):
+        rethreshold(manifest, manifest.with_name("other.parquet"), Rule(per="quality", by="plddt"))
+
+
+def test_a_rule_beyond_float32_is_infinity(manifest: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert values(decided(manifest, sql="1e300")) == [math.inf] * 6
+    assert not recwarn.list
+
+
+def test_overwrite_replaces_manifests_only(manifest: Path) -> None:
+    rule, other = Rule(fixed=1.0), manifest.with_name("picture.png")
+    other.write_bytes(b"a picture")
+    for place in (other, Path("/dev/null")):
+        with pytest.raises(UserError, match="is something else than a manifest"):
+            rethreshold(manifest, place, rule, overwrite=True)
+    assert other.read_bytes() == b"a picture"
+    other.write_bytes(b"")
+    rethreshold(manifest, other, rule, overwrite=True, reporter=Reporter(quiet=True))
+    link = manifest.with_name("link.parquet")
+    link.symlink_to(other)
+    rethreshold(manifest, link, Rule(fixed=3.0), overwrite=True, reporter=Reporter(quiet=True))
+    assert link.is_symlink()
+    assert pq.read_table(other)["sigma_min"][0].as_py() == 3.0
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere; make it"):
+        rethreshold(manifest, manifest.parent / "nowhere" / "m.parquet", rule, reporter=Reporter(quiet=True))
 
 
 def test_sql_rule(manifest: Path) -> None:
@@ -210,6 +265,25 @@ def test_what_no_curve_told_is_not_said_of_how_pictures_look(
     assert "look" not in said
 
 
+def test_an_end_that_is_missing_is_not_said_of_how_pictures_look(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rethreshold(manifest, manifest.with_name("out.parquet"), Rule(use="hi"), reporter=Reporter())
+    said = capsys.readouterr().err
+    assert "of them have an interval without an upper end, which is what --use hi takes: sigma_min = inf" in said
+    assert "look wrong" not in said
+
+
+def test_per_label_needs_labels(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rethreshold(manifest, manifest.with_name("out.parquet"), Rule(per="label"), reporter=Reporter())
+    assert "1 pictures have no label: they share one threshold" in capsys.readouterr().err
+    table = pq.read_table(manifest)
+    none = table.set_column(table.schema.get_field_index("label"), "label", pa.nulls(len(table), pa.int32()))
+    pq.write_table(none, manifest)
+    with pytest.raises(UserError, match="--per label needs labels, and the manifest has none"):
+        rethreshold(manifest, manifest.with_name("other.parquet"), Rule(per="label"), reporter=Reporter())
+
+
 @pytest.mark.parametrize("damage", [{"fold_spread": []}, {"draw_noise": [0.1]}])
 def test_metadata_that_does_not_fit_the_grid_is_one_line(manifest: Path, damage: dict[str, list[float]]) -> None:
     table, metadata = pq.read_table(manifest), read_metadata(manifest)
@@ -228,6 +302,7 @@ def test_metadata_that_does_not_fit_the_grid_is_one_line(manifest: Path, damage:
         ({"sql": "no_such"}, "SQL: "),
         ({"sql": "(SELECT max(x) FROM read_csv('/etc/passwd'))"}, "SQL: "),
         ({"sql": "unnest([1, 2])"}, "12 values for 6 pictures"),
+        ({"sql": "1), (2"}, "--rule is one expression"),
         ({"sql": "unnest(CASE WHEN plddt = 0.9 THEN [1, 2] WHEN plddt < 0.15 THEN [] ELSE [1] END)"}, "one for each"),
         ({"quantile": "beauty", "fixed": 1.0}, "no score 'beauty'"),
         ({"quantile": "plddt"}, "needs --sigma-min"),

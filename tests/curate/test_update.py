@@ -8,6 +8,7 @@ import pytest
 from ambient.curate import images, learn, reading
 from ambient.curate.annotate import annotate, plan
 from ambient.curate.config import AnnotateConfig
+from ambient.curate.crossfit import load_classifier
 from ambient.curate.decide import Rule
 from ambient.curate.networks import ScoreConfig
 from ambient.curate.ranks import Top
@@ -198,7 +199,7 @@ def test_a_new_source_is_warned_of_and_a_known_one_keeps_its_threshold(
     after = run(pool, update=True, quiet=False, per="source")
     for name in ("sigma_min", "sigma_min_lo", "sigma_min_hi"):
         assert after["soft/new.png"][name] == before["soft/000.png"][name]
-    assert "sources strange" in capsys.readouterr().err
+    assert "nothing, or too little, of the source strange (pictures: 1)" in capsys.readouterr().err
 
 
 def test_new_shards_join_a_pool(pool: Path) -> None:
@@ -287,7 +288,7 @@ def test_a_new_source_needs_no_classifier_that_was_never_asked(pool: Path, capsy
     run(pool, **asked)
     add(pool, "strange/0.png")
     run(pool, **asked, update=True, quiet=False)
-    assert "the classifier has seen nothing" not in capsys.readouterr().err
+    assert "the classifier was trained with" not in capsys.readouterr().err
 
 
 def test_keeping_duplicates_leaves_none_on_both_sides(pool: Path) -> None:
@@ -300,3 +301,67 @@ def test_keeping_duplicates_leaves_none_on_both_sides(pool: Path) -> None:
     assert rows["soft/twice.png"]["p_clean"] == rows["blurred/000.png"]["p_clean"]
     with pytest.raises(UserError, match="mark or keep"):
         AnnotateConfig(duplicates="drop")
+
+
+def test_a_manifest_of_another_pool_is_not_replaced(pool: Path, tmp_path: Path) -> None:
+    run(pool, sigma_min=1.0, steps=None, draws=6, accept_indistinguishable=False)
+    before = (tmp_path / "m.parquet").read_bytes()
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(3):
+        tiles(120)[90 + number].save(other / f"{number}.png")
+    config = AnnotateConfig(clean=pool / "clean", resolution=8, sigma_min=1.0)
+    with pytest.raises(UserError, match=rf"m\.parquet is of another pool, {pool}, of which nothing is here"):
+        annotate(other, tmp_path / "m.parquet", config, device="cpu", update=True, reporter=Reporter(quiet=True))
+    assert (tmp_path / "m.parquet").read_bytes() == before
+
+
+def test_a_pool_that_moved_is_updated(pool: Path, tmp_path: Path) -> None:
+    asked = {"sigma_min": 1.0, "steps": None, "draws": 6, "accept_indistinguishable": False, "clean": None}
+    before = run(pool, **asked)
+    (tmp_path / "elsewhere").mkdir()
+    moved = pool.rename(tmp_path / "elsewhere" / "pool")
+    config = AnnotateConfig(resolution=8, sigma_min=1.0)
+    annotate(moved, tmp_path / "m.parquet", config, device="cpu", update=True, reporter=Reporter(quiet=True))
+    assert pq.read_table(tmp_path / "m.parquet").to_pylist() == list(before.values())
+    assert read_metadata(tmp_path / "m.parquet").roots == {"pool": str(moved)}
+
+
+def test_a_pool_that_changed_is_told_of_update(pool: Path) -> None:
+    asked = {"sigma_min": 1.0, "steps": None, "draws": 6, "accept_indistinguishable": False}
+    run(pool, **asked)
+    add(pool, "soft/new.png")
+    with pytest.raises(UserError, match=r"the pool has changed since .*m\.parquet was written: add --update"):
+        run(pool, **asked)
+    with pytest.raises(UserError, match="written with other options"):
+        run(pool, **{**asked, "sigma_min": 2.0})
+
+
+def test_a_manifest_is_no_pool(pool: Path, tmp_path: Path) -> None:
+    run(pool, sigma_min=1.0, steps=None, draws=6, accept_indistinguishable=False)
+    for act in (annotate, lambda path, out, config: plan(path, config, out)):
+        with pytest.raises(UserError, match=rf"is a manifest or a table of scores, not a pool, which is at {pool}"):
+            act(tmp_path / "m.parquet", tmp_path / "n.parquet", AnnotateConfig(sigma_min=1.0))
+
+
+def test_a_given_classifier_is_warned_of_sources_that_it_was_not_trained_on(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):  # enough of each to be told apart by name
+        add(pool, f"{('soft', 'blurred')[number % 2]}/more{number}.png", number)
+    run(pool)
+    classifier = tmp_path / "m.parquet.classifier"
+    known, _ = load_classifier(classifier)
+    assert known.groups == ("blurred", "soft")
+    capsys.readouterr()
+    config = AnnotateConfig(classifier=classifier, draws=1)
+
+    def said(name: str) -> str:
+        annotate(pool, tmp_path / name, config, device="cpu", workers=2, reporter=Reporter())
+        return capsys.readouterr().err
+
+    shutil.rmtree(pool / "clean")
+    assert "the classifier was trained with" not in said("a.parquet")
+    add(pool, "strange/0.png", 50)
+    add(pool, "strange/1.png", 51)
+    assert "nothing, or too little, of the source strange (pictures: 2)" in said("b.parquet")

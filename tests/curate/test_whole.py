@@ -61,7 +61,7 @@ def test_a_full_disk_and_a_locked_folder_are_one_line(tmp_path: Path, number: in
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="there is no folder"):
         write_whole(tmp_path / "no" / "file", b"data")
 
 

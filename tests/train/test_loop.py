@@ -189,10 +189,32 @@ def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.Captu
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert lines[0] == "12 pictures of 8x8x1 (0.0 MiB) in the memory of cpu"
-    assert [line.partition(",")[0] for line in lines[1:3]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
-    assert lines[2].endswith("0 s left")
-    assert lines[3:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
+    assert lines[0].startswith("each of the 4 pictures usable at every noise level will be seen about ")
+    assert lines[1] == "12 pictures of 8x8x1 (0.0 MiB) in the memory of cpu"
+    assert [line.partition(",")[0] for line in lines[2:4]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
+    assert lines[3].endswith("0 s left")
+    newest = tmp_path / "run" / "checkpoints" / "000000000048"
+    assert lines[4] == f"trained: {newest}; `ambient sample {tmp_path / 'run'}` draws pictures"
+    assert lines[5:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "cats/notes.txt"])
+def test_a_folder_of_other_things_is_no_run(manifest: Path, tmp_path: Path, name: str) -> None:
+    """A run in a pool would make its own samples pictures of the pool."""
+    out = tmp_path / "pool"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_bytes(b"")
+    for act in (lambda: train(manifest, out, CONFIG, device="cpu"), lambda: describe(manifest, CONFIG, out=out)):
+        with pytest.raises(UserError, match="is no run and holds other things"):
+            act()
+    assert [path.name for path in out.iterdir()] == [name.partition("/")[0]]
+
+
+def test_a_log_in_the_folder_of_a_run_does_no_harm(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("begun\n")
+    train(manifest, tmp_path / "run", replace(CONFIG, num_images=24), device="cpu")
+    assert (tmp_path / "run" / "log.txt").read_text() == "begun\n"
 
 
 def test_two_runs_in_one_folder_refuse_each_other(manifest: Path, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def evaluate(
     ours = open_source(path, where=everything(path), roots=roots, workers=workers, reporter=reporter)
     ours = ours.some(config.num, seed=config.seed)
     space = common_space(ours, theirs)
+    reporter.say(f"pictures are compared as {space}")
     if opened is None:
         opened, theirs = extractor_for(config, theirs, space, place, workers, reporter)
     extractor = opened
@@ -263,7 +264,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> pa.Table:
     """Measures and win rates for people."""
-    meaning = {**MEANING, "vendi": f"{MEANING['vendi']}; of the reference {result['reference']['vendi']:.4g}"}
+    meaning = {
+        **MEANING,
+        "vendi": f"{MEANING['vendi']}; of the reference {result['reference']['vendi']:.4g}",
+        "memorised": f"share of samples that are copies of pictures of {result['memorised_among']['from']}",
+    }
     rows = [(name, measured, meaning[name]) for name, measured in result["measures"].items()]
     rows += [
         (f"{name} wins", figures["win_rate"], "how often a sample's score beats a reference picture's; 0.5: alike")

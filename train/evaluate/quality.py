@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...curate.parallel import map_in_order
 from ...curate.scores import SCORES, score
-from .chance import interval
+from .chance import interval, share_interval
 from .measures import Measured
 
 MOST_SCORED = 2_000
@@ -38,6 +38,8 @@ def win_rate(x: NDArray[np.float64], y: NDArray[np.float64]) -> Measured:
     error = float((of_x.var() / len(x) + of_y.var() / len(y)).sqrt())
     mean = float(of_x.mean())
     low, high = interval(mean, error)
+    if mean in (0.0, 1.0):  # all of one set beat all of the other: DeLong's error is 0, and yet it is not certain
+        low, high = share_interval(torch.full((min(len(x), len(y)),), mean))
     return Measured(value=mean, error=error, within=(max(low, 0.0), min(high, 1.0)))
 
 

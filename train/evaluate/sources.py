@@ -17,7 +17,7 @@ from ...curate import digests
 from ...curate.candidates import Candidate
 from ...curate.images import Unusable, decode, fit, load_many
 from ...curate.parallel import map_in_order
-from ...curate.pool import content_id, find
+from ...curate.pool import content_id, find, told
 from ...curate.query import matching
 from ...curate.remote import address
 from ...curate.reporter import Reporter
@@ -123,20 +123,25 @@ def read(source: Source, space: Space, *, workers: int, reporter: Reporter) -> t
 
 
 def common_space(samples: Source, reference: Source) -> Space:
-    """The space in which two sets are compared: that of the samples, of the reference, or what fits the reference.
+    """The space in which two sets are compared: that of the samples, of the reference, or what fits the smaller.
 
-    Raises UserError where both have one and these differ.
+    So what is enlarged is never compared with what is not. Raises UserError where both have one and these differ.
     """
     a, b = samples.space, reference.space
     if a and b and a.shape != b.shape:
         raise UserError(f"{samples.name} holds {a}, and {reference.name} {b}: pictures of one size are needed")
     if space := a or b:
         return space
-    assert reference.roots is not None
-    sides = [side for uri in reference.uris[:_LOOKED_AT] if (side := _short_side(uri, reference.roots))]
+    return Space(resolution=min(_largest_power(samples), _largest_power(reference)))
+
+
+def _largest_power(source: Source) -> int:
+    """The largest power of two <= the median short side of the first pictures of a pool, at most _LARGEST_SIDE."""
+    assert source.roots is not None
+    sides = [side for uri in source.uris[:_LOOKED_AT] if (side := _short_side(uri, source.roots))]
     if not sides:
-        raise UserError(f"the first pictures of {reference.name} cannot be read: name a folder of pictures")
-    return Space(resolution=2 ** int(np.log2(min(float(np.median(sides)), _LARGEST_SIDE))))
+        raise UserError(f"the first pictures of {source.name} cannot be read: name a folder of pictures")
+    return int(2 ** int(np.log2(min(float(np.median(sides)), _LARGEST_SIDE))))
 
 
 def space_of_copies(space: Space) -> Space:
@@ -220,20 +225,21 @@ def _from_manifest(path: Path, where: str, moved: Roots) -> Source:
 
 def _from_pool(path: Path, workers: int, reporter: Reporter) -> Source:
     candidates, roots = _listed(path)
-    uris = [candidate.uri for candidate in candidates]
 
-    def identify(uri: str) -> str:
+    def identify(candidate: Candidate) -> tuple[str, int | None]:
         try:
-            return content_id(read_bytes(uri, roots))
+            digest = content_id(read_bytes(candidate.uri, roots))
         except Exception:  # noqa: BLE001 (any file may fail in any way; ``read`` counts it)
-            return content_id(uri.encode())
+            digest = content_id(candidate.uri.encode())
+        return digest, told(candidate, roots).get("label", candidate.label)
 
-    with reporter.track(f"identifying {path}", len(uris)) as advance:
-        ids = []
-        for digest in map_in_order(identify, uris, workers=workers):
+    with reporter.track(f"identifying {path}", len(candidates)) as advance:
+        ids, labels = [], []
+        for digest, label in map_in_order(identify, candidates, workers=workers):
             ids.append(digest)
+            labels.append(-1 if label is None else label)
             advance(1)
-    labels = [-1 if candidate.label is None else candidate.label for candidate in candidates]
+    uris = [candidate.uri for candidate in candidates]
     return Source(name=str(path), ids=ids, labels=torch.tensor(labels), uris=uris, roots=roots)
 
 

@@ -25,6 +25,7 @@ from ambient.train.evaluate.sources import common_space, is_manifest, open_sourc
 from ambient.train.precondition import Denoiser
 from in_process import run_command
 from photo_pool import write_photo_pool
+from PIL import Image
 from scipy import stats
 from small_pool import write_pool
 from trained_run import write_run
@@ -198,6 +199,30 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path, pool: Path) -
     assert kept == list(range(1, 60))
 
 
+def test_pools_of_two_sizes_are_compared_at_the_smaller(
+    tmp_path: Path, pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which way round does not matter, and a run of that size is compared so, too."""
+    for path in (pool / "clean").iterdir():
+        (tmp_path / "large").mkdir(exist_ok=True)
+        with Image.open(path) as picture:
+            picture.resize((40, 40)).save(tmp_path / "large" / path.name)
+    small, large = (open_source(path, workers=0, reporter=QUIET) for path in (pool / "clean", tmp_path / "large"))
+    assert common_space(small, large).resolution == common_space(large, small).resolution == 16
+    assert common_space(large, large).resolution == 32
+    result = evaluate(tmp_path / "large", pool / "clean", FAST, device="cpu", workers=0)
+    assert result["space"]["resolution"] == 16
+    assert "pictures are compared as 16x16x3 pixels" in capsys.readouterr().err
+
+
+def test_labels_of_a_folder_lie_beside_its_pictures(tmp_path: Path, pool: Path) -> None:
+    shutil.copytree(pool / "clean", tmp_path / "labelled")
+    for number in range(40):
+        (tmp_path / "labelled" / f"{number:03d}.cls").write_text(str(number % 3))
+    source = open_source(tmp_path / "labelled", workers=2, reporter=QUIET)
+    assert source.labels.tolist() == [number % 3 for number in range(40)] + [-1] * 20
+
+
 def test_the_reference_is_computed_once(pool: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, fields: Path) -> None:
     extractor = open_extractor("texture", torch.device("cpu"))
     source = open_source(pool / "clean", workers=0, reporter=QUIET)
@@ -338,6 +363,15 @@ def test_win_rate_is_that_of_mann_and_whitney() -> None:
         for _ in range(300)
     ]
     assert found.error == pytest.approx(np.std(repeated), rel=0.25)
+
+
+def test_a_win_rate_of_0_or_1_is_not_certain() -> None:
+    low, high = np.arange(20.0), np.arange(20.0, 50.0)
+    for x, y, value in ((low, high, 0.0), (high, low, 1.0)):
+        found = win_rate(x, y)
+        assert found.value == value
+        assert found.within is not None
+        assert found.within == pytest.approx((0.0, 0.119) if value == 0 else (0.881, 1.0), abs=1e-3)  # Wilson, n = 20
 
 
 def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, pool: Path, fields: Path) -> None:
