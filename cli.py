@@ -200,7 +200,7 @@ def score(
     from .curate.scoring import plan, score_target
 
     config = ScoreConfig(
-        by=tuple(name.strip() for name in by.split(",")) if by else (),
+        by=tuple(name.strip() for name in by.split(",") if name.strip()) if by else (),
         clip=ClipConfig(model=clip_model, pretrained=clip_pretrained, prompts=prompts_of(prompts)),
         weights=named(weights, "--weights", "measure=FILE"),
     )
@@ -468,7 +468,9 @@ def corrupt(
 
     corruptions = [parse(kind) for kind in kinds or DEFAULT_KINDS]
     table = run_corruption(pool, out, corruptions=corruptions, fraction=fraction, seed=seed, workers=workers)
-    Reporter().say(f"wrote {len(table):,} rows to {out / 'corruption.parquet'}")
+    Reporter().say(f"written: {len(table):,} rows to {out / 'corruption.parquet'}")
+    if left := table.num_rows - table["status"].to_pylist().count("ok"):
+        Reporter().warn(f"{left:,} pictures cannot be used and were left out: column reason has why")
 
 
 @app.command()

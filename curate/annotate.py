@@ -153,6 +153,7 @@ def _lead(
         del records
         give_back()
         write_manifest(out, rows, manifest_schema(score_fields(rows.schema)), metadata, curves=measured_parts(work))
+    reporter.say(f"written: {len(rows):,} rows to {out}")
 
 
 def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> None:
@@ -177,6 +178,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
         table = near_duplicates_told(table)
     metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
+    run.reporter.say(f"written: {len(table):,} rows to {out}")
 
 
 def plan(

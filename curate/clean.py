@@ -58,6 +58,7 @@ def _say_agreement(records: pa.Table, top: Top, reporter: Reporter) -> None:
     pairs = agreement(records, by)
     if top.by == ("undamaged",):
         pairs = {pair: value for pair, value in pairs.items() if "undamaged" in pair}
+    pairs = {pair: value for pair, value in pairs.items() if not np.isnan(value)}  # of one picture, or equal ones
     if pairs:
         shown = ", ".join(f"{first} and {second} {value:.2f}" for (first, second), value in pairs.items())
         reporter.say(f"agreement of the measures (Spearman's rank correlation): {shown}")

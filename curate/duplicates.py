@@ -18,10 +18,19 @@ _BANDS = 4  # of 16 bits
 _CELLS = 2**22  # pairs compared at a time, which bounds memory
 
 
-def phash(pixels: U8) -> str:
-    """64-bit perceptual hash in 16 hex digits: signs of low frequencies, by the library imagehash. (H, W, 3) uint8."""
+_FLAT = 4  # grey levels between the darkest and the brightest place
+
+
+def phash(pixels: U8) -> str | None:
+    """64-bit perceptual hash in 16 hex digits: signs of low frequencies, by the library imagehash. (H, W, 3) uint8.
+
+    None for a flat picture: its hash would be the same as that of any other.
+    """
     import imagehash
 
+    grey = pixels.mean(axis=2)
+    if np.ptp(grey) < _FLAT:
+        return None
     return str(imagehash.phash(Image.fromarray(pixels)))
 
 

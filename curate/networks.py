@@ -1,5 +1,6 @@
 """Which measures are asked for, and the networks of those that are not built in."""
 
+import difflib
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -75,5 +76,7 @@ def _check_name(name: str) -> None:
     if name in (*SCORES, *duplicates.NAMES, *clip.NAMES, *clipscore.NAMES):
         return
     if name not in iqa.names():
-        own, others = ", ".join((*SCORES, "phash", *clip.NAMES, *clipscore.NAMES)), ", ".join(iqa.names())
-        raise UserError(f"there is no measure {name!r}: there are {own}, and of pyiqa {others}")
+        own = (*SCORES, "phash", *clip.NAMES, *clipscore.NAMES)
+        close = difflib.get_close_matches(name, [*own, *iqa.names()], n=1)
+        near = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(own)}, and those of pyiqa"
+        raise UserError(f"there is no measure {name!r}: {near}")

@@ -80,7 +80,8 @@ def map_in_order(
             if broken is not None:
                 broken.shutdown()
             raise UserError(
-                "a process that reads pictures was killed, perhaps for memory: try fewer workers"
+                "a process that reads pictures was killed, perhaps for memory: try fewer workers (a script that calls "
+                'this needs its `if __name__ == "__main__":`)'
             ) from error
     else:
         with ThreadPoolExecutor(workers, thread_name_prefix="ambient") as threads:

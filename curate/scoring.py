@@ -86,6 +86,7 @@ def score_target(
             settings=asdict(config),
         )
         write_table(out, table.replace_schema_metadata({**asked.kept, SCORED_KEY: scored.to_bytes()}))
+    reporter.say(f"written: {len(table):,} rows to {out}")
     return out
 
 

@@ -227,14 +227,18 @@ def load_row(rows: Rows, row: int) -> U8:
 
 def _cannot_read(rows: Rows, row: int, why: Unusable) -> str:
     uri = rows.uri(row)
-    missing = [name for name, path in sorted(rows.roots.items()) if not is_remote(path) and not Path(path).exists()]
-    if missing:
+    if missing := gone(rows):
         name = missing[0]
         return f"{rows.roots[name]} is gone ({uri!r} is in it): say where it is now with `--root {name}=/new/place`"
     return (
         f"{uri!r} was usable when the pool was annotated and now is not: {why.reason}. Put it back, annotate with "
         "--update, or say where the pool is now with `--root pool=/new/place`"
     )
+
+
+def gone(rows: Rows) -> list[str]:
+    """Names of the roots that are not where the manifest says."""
+    return [name for name, path in sorted(rows.roots.items()) if not is_remote(path) and not Path(path).exists()]
 
 
 def _size(num_bytes: float) -> str:

@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .loop import build_sampler
 from .monitor import BAND_EDGES, band_names
 from .networks.kinds import build_network
-from .pictures import check_readable
+from .pictures import check_readable, gone
 from .precondition import Denoiser
 from .remarks import remarks
 from .rows import read_rows
@@ -72,7 +72,7 @@ def describe(
         "steps": config.num_steps,
         "done": done,
         "bands": bands,
-        "remarks": remarks(rows, config, sampler),
+        "remarks": [*remarks(rows, config, sampler), *(f"{rows.roots[name]} is gone" for name in gone(rows))],
         "clean_repeats": sum(band["repeats"] for band in bands.values()),
         "uncovered_share": sampler.uncovered.share,
     }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...schemas.errors import UserError
 from ...schemas.manifest import Metadata, read_metadata
 from ...schemas.usable import BETA
 from ..query import connect, spare_manifests
@@ -31,10 +32,12 @@ def report(manifest: Path, out: Path, *, roots: Roots | None = None, reporter: R
     """Write the report of a manifest, and say so. The same manifest and pictures give the same bytes.
 
     roots: where roots of the manifest lie now. Pictures that cannot be read are named on the page and in a warning.
-    Raises UserError when there is no valid manifest at the path, or `out` cannot be written or is a manifest.
+    Raises UserError when there is no valid manifest at the path, or `out` cannot be written or is no name of a page.
     """
     reporter = reporter or Reporter()
     spare_manifests(out, manifest)
+    if out.suffix.lower() not in (".html", ".htm"):  # an earlier report is replaced, and nothing else
+        raise UserError(f"{out} must end in .html: the report is one page")
     data = contents(manifest, roots or {})
     with replacing(out) as partial:
         partial.write_text(render(data), encoding="utf-8")

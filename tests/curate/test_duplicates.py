@@ -72,6 +72,13 @@ def test_nothing_to_compare() -> None:
     assert near_duplicates(pa.chunked_array([], pa.string())).tolist() == []
 
 
+def test_flat_pictures_are_not_all_the_same() -> None:
+    flat = [np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 255)]
+    assert [phash(pixels) for pixels in flat] == [None] * 3
+    ramp = np.repeat(np.arange(64, dtype=np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
+    assert phash(ramp // 8) is not None
+
+
 def test_copies_of_photographs_are_near_and_others_are_not() -> None:
     names = ["astronaut", "chelsea", "coffee", "rocket"]
     hashes = []

@@ -146,7 +146,7 @@ def test_a_bad_picture_has_no_score_and_the_others_do(
     assert len(missing) < 12
     said = capsys.readouterr().err
     assert "musiq failed on some pictures: RuntimeError: no" in said
-    assert "of 29 pictures have no musiq, such as 'clean/009.png': FileNotFoundError" in said
+    assert "of 29 pictures have no musiq, such as 'clean/009.png': No such file" in said
 
 
 def test_a_changed_picture_of_a_manifest_has_no_score(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -281,5 +281,5 @@ def test_a_pool_that_is_gone(browser: "Browser", manifest: Path, tmp_path: Path)
     assert "--root pool=/new/place" in notices
     assert opened.page.locator("img").count() == 0
     opened.page.locator("#cards .card").first.click()
-    assert "FileNotFoundError" in opened.page.locator("#detail-body").inner_text()
+    assert "No such file" in opened.page.locator("#detail-body").inner_text()
     opened.close()

@@ -150,6 +150,15 @@ def test_no_manifest_is_replaced(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in paths] == before
 
 
+@pytest.mark.parametrize("name", ["picture.png", "m.parquet.classifier", "notes"])
+def test_only_a_page_is_replaced(tmp_path: Path, name: str) -> None:
+    manifest = write(tmp_path / "m.parquet", rows(1))
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"must end in \.html"):
+        report(manifest, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"precious"
+
+
 def test_a_remote_pool_is_not_gone(tmp_path: Path) -> None:
     roots = {"pool": tmp_path.as_uri(), "here": str(tmp_path), "gone": str(tmp_path / "gone")}
     data = contents(write(tmp_path / "m.parquet", rows(1), replace(METADATA, roots=roots)), {})

@@ -85,7 +85,7 @@ def test_missing_and_changed_pictures_have_a_problem_and_no_image(manifest: Path
     (tmp_path / "pool" / uris[0]).unlink()
     (tmp_path / "pool" / uris[1]).write_bytes((tmp_path / "pool" / uris[2]).read_bytes())
     found = shown(manifest, uris, [], {"pool": str(tmp_path / "pool")})
-    assert "FileNotFoundError" in found[0]["problem"]
+    assert "No such file" in found[0]["problem"]
     assert found[1]["problem"] == "its content is not what was annotated"
     assert found[2]["problem"] is None
     assert [picture["image"] is None for picture in found] == [True, True, False]
