@@ -10,7 +10,7 @@ from functools import partial
 from ..schemas.errors import UserError
 from .archives import index_of, members, read_member
 from .aside import Aside, shortened
-from .beside import EXTENSIONS, LABELS_FILE, Known, as_label, find_beside, labels_from
+from .beside import EXTENSIONS, LABELS_FILE, Known, as_label, find_beside, labels_from, stem_of
 from .files import open_file, read_file
 from .images import unusable
 from .parquet import name_of, open_table
@@ -191,12 +191,23 @@ def _list_archive(archive: str, path: str, aside: Aside) -> Iterator[Entry]:
         if not unseen and not _looks_like_picture(name, partial(read_member, archive, name, _START)):
             aside.files[readable(_extension(name))] += 1
             continue
+        if first_dot and not unseen and _is_second(name, index.__contains__):
+            aside.files[readable(name.rpartition("/")[2].partition(".")[2].lower())] += 1
+            continue
         beside = find_beside(name, index.__contains__, first_dot=first_dot) if any_beside else ""
         _uncount(beside, aside)
         refused = listed.problems.get(number)
         yield Entry(path=where, member=inside, problem=refused, label=labels.get(name), beside=beside)
     if labels:
         aside.files["json"] -= 1
+
+
+def _is_second(name: str, exists: Callable[[str], bool]) -> bool:
+    """Whether a picture is another part of a webdataset sample, as a.seg.png is of a.jpg: a mask, say."""
+    if "." not in name.rpartition("/")[2].partition(".")[2]:
+        return False
+    stem = stem_of(name, first_dot=True)
+    return any(exists(f"{stem}.{extension}") for extension in PICTURE_EXTENSIONS)
 
 
 def readable(name: str) -> str:

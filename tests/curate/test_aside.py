@@ -86,6 +86,18 @@ def test_of_two_columns_of_pictures_the_one_that_is_left_is_named(tmp_path: Path
     assert warnings(tmp_path) == ("pictures are those of column image, not of mask",)
 
 
+def test_further_pictures_of_a_webdataset_sample_are_counted_and_not_taken(tmp_path: Path) -> None:
+    """Names of folders have dots of their own; a picture with two extensions and no other is taken."""
+    names = ["a.jpg", "a.seg.png", "b.png", "b.Depth.PNG", "c.v2.png", "d.1/e.png", ".f.png"]
+    roots = {"pool": str(write_tar(tmp_path / "a.tar", {name: png(number) for number, name in enumerate(names)}))}
+    found = find(roots)
+    assert [candidate.uri for candidate in found.candidates] == ["a.jpg", "b.png", "c.v2.png", "d.1/e.png"]
+    assert found.others == {"depth.png": 1, "seg.png": 1}
+    assert (
+        len(find({"pool": str(write_zip(tmp_path / "a.zip", {"a.jpg": png(), "a.seg.png": png(1)}))}).candidates) == 2
+    )
+
+
 def test_hidden_files_and_folders_are_counted(tmp_path: Path) -> None:
     for name in ("a.png", ".b.png", "Thumbs.db", ".git/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

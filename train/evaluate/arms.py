@@ -1,5 +1,6 @@
 """Arms of a comparison: the same pool, used in other ways, each written as a manifest that is trained as any other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,25 @@ def used_by(table: pa.Table, out_of_training: Mask, arm: Arm) -> Mask:
     if not used.any():
         raise UserError(f"arm {arm.name}: no usable picture is left to train on ({arm.meaning})")
     return used
+
+
+def alike(table: pa.Table, out_of_training: Mask, arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """Names of arms that train on the same pictures at the same noise levels: each with the first like it.
+
+    Arguments and errors as in ``used_by``.
+    """
+    first: dict[str, str] = {}
+    found = []
+    for arm in arms:
+        used, floor = used_by(table, out_of_training, arm), table["sigma_min"].to_numpy().astype(np.float64)
+        if arm.equal or arm.sigma_min is not None:
+            floor = np.where(arm.equal | ~is_(table, "role", "clean"), arm.sigma_min or 0.0, floor)
+        top = np.where(floor > 0, table["sigma_max"].to_numpy().astype(np.float64), 0.0)
+        drawn = used & (np.isfinite(floor) | (top > 0))
+        key = digests.of_bytes(b"".join(values.tobytes() for values in (drawn, floor[drawn], top[drawn])))
+        if (before := first.setdefault(key, arm.name)) != arm.name:
+            found.append((before, arm.name))
+    return found
 
 
 def write_arm(manifest: Path, table: pa.Table, out_of_training: Mask, arm: Arm, path: Path) -> None:

@@ -27,7 +27,7 @@ from ..loop import train
 from ..rows import read_rows
 from ..run import spoken
 from ..samples import load_pngs, save_grid
-from .arms import ALL, AMBIENT, CLEAN, Arm, Mask, fixed, held_out, split, used_by, write_arm
+from .arms import ALL, AMBIENT, CLEAN, Arm, Mask, alike, fixed, held_out, split, used_by, write_arm
 from .evaluate import (
     FEWEST,
     EvalConfig,
@@ -121,6 +121,8 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("ambient compare trains one run after the other in one process: start it without torchrun")
     table, out_of_training = _used(manifest, config, roots)
+    for before, name in alike(table, out_of_training, config.arms):
+        reporter.warn(f"arms {before} and {name} train on the same pictures at the same noise levels")
     judge = build_judge(manifest, config, device=device, roots=roots, workers=workers, reporter=reporter)
     _claim(out, _setup(manifest, judge, config))
     jobs = [(arm, seed) for seed in range(config.seeds) for arm in config.arms]
@@ -253,8 +255,8 @@ def table(results: list[Result]) -> pa.Table:
 def plan(manifest: Path, config: CompareConfig, *, roots: Roots | None = None) -> dict[str, Any]:
     """What ``compare`` would do, as JSON; no picture is read.
 
-    ``pictures``: how many each arm trains on. roots: as in ``compare``. Raises UserError where an arm or the reference
-    has too few.
+    ``pictures``: how many each arm trains on; ``alike``: pairs of arms that train on the same. roots: as in
+    ``compare``. Raises UserError where an arm or the reference has too few.
     """
     table, held = _used(manifest, config, roots)
     if config.reference is not None:
@@ -262,6 +264,7 @@ def plan(manifest: Path, config: CompareConfig, *, roots: Roots | None = None) -
     return {
         "arms": {arm.name: arm.meaning for arm in config.arms},
         "pictures": {arm.name: int(used_by(table, held, arm).sum()) for arm in config.arms},
+        "alike": alike(table, held, config.arms),
         "seeds": config.seeds,
         "runs": len(config.arms) * config.seeds,
         "training_pictures": len(config.arms) * config.seeds * config.train.num_images,

@@ -9,7 +9,7 @@ import pytest
 from ambient.curate.query import query
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import check_rows, read_metadata
-from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, chosen, fixed, held_out, split, write_arm
+from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, alike, chosen, fixed, held_out, split, write_arm
 from ambient.train.rows import read_rows
 from manifests import rows, write
 
@@ -73,6 +73,18 @@ def test_who_is_used_where(manifest: Path) -> None:
         query(path, "SELECT min(sigma_min) AS s FROM manifest WHERE role = 'pool' AND status = 'ok'")["s"][0].as_py()
         == 2
     )
+
+
+def test_arms_that_train_on_the_same_are_named(manifest: Path) -> None:
+    table, out = split(manifest, 0.25)
+    camera, web = chosen("camera", "source = 'camera'"), chosen("web", "source = 'web'")
+    assert alike(table, out, [CLEAN, ALL, AMBIENT, fixed(1.0), web]) == []
+    assert alike(table, out, [CLEAN, ALL, AMBIENT, camera, chosen("every", "true")]) == [
+        ("clean", "camera"),
+        ("all", "every"),
+    ]
+    never = fixed(math.inf)
+    assert alike(table, out, [CLEAN, never]) == [("clean", never.name)]
 
 
 def test_every_other_picture_has_a_reason(manifest: Path) -> None:
