@@ -127,8 +127,8 @@ function frame(width, height, axis, { left = 44, right = 14, top = 12, bottom = 
 
 const compact = (n) => new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 }).format(n);
 
-function niceTicks(highest, about) {
-  const raw = highest / about, power = 10 ** Math.floor(Math.log10(raw));
+function niceTicks(highest, about) { // of counts
+  const raw = Math.max(1, highest / about), power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
   return Array.from({ length: Math.floor(highest / step + 1e-9) + 1 }, (_, i) => i * step);
 }

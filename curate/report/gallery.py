@@ -44,7 +44,7 @@ def choose(connection: "duckdb.DuckDBPyConnection") -> list[Gallery]:
         Gallery(
             key="never",
             title="Noise cannot fix",
-            note="sigma_min is inf: the classifier tells them from clean pictures at every noise level.",
+            note="sigma_min is inf: told from clean pictures at every noise level, or given so. Never trained on.",
             uris=_some(connection, f"{other} AND isinf(sigma_min)"),
         ),
         Gallery(
@@ -56,7 +56,7 @@ def choose(connection: "duckdb.DuckDBPyConnection") -> list[Gallery]:
         Gallery(
             key="clean",
             title="Clean set",
-            note="What the classifier was told is clean.",
+            note="What counts as clean: trained on at every noise level.",
             uris=_some(connection, "status = 'ok' AND role = 'clean'"),
         ),
     ]

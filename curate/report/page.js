@@ -176,6 +176,7 @@ function use() {
     }
     const levels = density(mean, std), average = totals.ok ? length / totals.ok : 0, always = drawsOf(everywhere, levels, length);
     $("use-says").textContent = totals.ok === 0 ? "No picture can be used."
+      : Math.max(...usable) === 0 ? "No picture can be used at any noise level."
       : `A picture that may be used everywhere is drawn ${short(always)} times, the average usable picture ${short(average)} times.`
         + (totals.clean ? ` On the clean set alone each would be drawn ${short(length / totals.clean)} times.` : "");
     const groups = (labels && $("by").value === "labels" ? data.labels : data.sources).map((g) => ({ ...g, draws: drawsOf(g, levels, length) }));
@@ -209,7 +210,7 @@ function curves() {
   const both = found.clean && found.other;
   const balance = both && found.clean.map((c, k) => (c + found.other[k]) / 2);
   $("curves-intro").append("Probability that a noisy picture is clean, against the noise level: mean (line) and the middle 80 % of pictures (band). ",
-    `Above the dashed line at ${short(data.tau)} a level is trusted.`,
+    `Above the dashed line at ${short(data.tau)} a level is trusted; the mean crosses it elsewhere than half of its pictures do.`,
     both ? " The grey line is the clean set." : "",
     balance ? ` Half-and-half, both sets average ${short(Math.min(...balance))} to ${short(Math.max(...balance))} over the levels; of a calibrated classifier that is 0.5.` : "");
   for (const panel of found.panels) {
@@ -245,7 +246,7 @@ function made() {
     ["Space", data.space],
     ["Pictures", data.roots.map((r) => [name(r.name), ": ", name(r.path), r.there ? "" : " (not there now)", el("br")])],
     ["Thresholds by", methods],
-    ["Trusted when", `p_clean > ${short(data.tau)} (epsilon ${metadata.epsilon}); used above ${short(data.beta)} × σ_min`],
+    ["Trusted when", `${metadata.classifier ? `p_clean > ${short(data.tau)} (epsilon ${metadata.epsilon}); ` : ""}used above ${short(data.beta)} × σ_min`],
     ["Noise levels", metadata.sigma_grid.length ? `${metadata.sigma_grid.length}, ${tick(grid[0])} to ${tick(grid[grid.length - 1])}, ${metadata.draws} draws at each on average` : "none measured"],
     ["Classifier", metadata.classifier ?? "none"],
     ["Contents", metadata.fingerprint],
