@@ -307,7 +307,7 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for PNG files.")] = Path("samples"),
     npz: Annotated[Path | None, typer.Option(help="Write one npz instead: arr_0, label, seed, about.")] = None,
     num: Annotated[
-        int | None, typer.Option(help="How many pictures; 64 unless --seeds says.", min=1, max=10**8)
+        int | None, typer.Option("--num", "-n", help="How many pictures; 64 unless --seeds says.", min=1, max=10**8)
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="One picture per seed, such as 0-49999 or 1,5,9-12.")] = None,
     labels: Annotated[
@@ -325,7 +325,8 @@ def sample(
     """Draw pictures from the newest checkpoint of a run.
 
     A picture depends on its seed alone. The same command continues one that was stopped. For several GPUs, write
-    `torchrun --nproc-per-node 8 -m ambient.cli sample ...`: each draws its share of the seeds.
+    `torchrun --nproc-per-node 8 -m ambient.cli sample RUN -n 50000` (torchrun takes --num for an option of its own):
+    each draws its share of the seeds.
 
     Example: ambient sample runs/first --num 50000 --seeds 0-49999 -o samples
     """

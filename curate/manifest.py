@@ -22,7 +22,7 @@ from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, METADATA_KEY, ROW_GROUP_SIZE, Metadata, file_metadata
 from .known import is_known
 from .reporter import Reporter
-from .whole import replacing, write_whole
+from .whole import check_local, replacing, write_whole
 
 _LOCK, _MARKER = "lock", "run.json"
 _CURVES = pa.schema([("row", pa.int64()), ANNOTATION.field("p_clean"), ANNOTATION.field("draws")])
@@ -91,6 +91,7 @@ class Work:
         self.discarded = False
 
     def __enter__(self) -> "Work":
+        check_local(self.folder)
         try:
             if _is_foreign(self.folder):
                 raise UserError(f"{self.folder} is not ambient's: choose another -o")

@@ -70,6 +70,7 @@ class PictureTable:
         self._rows = max(1, min(1024, _BATCH_BYTES * len(self) // max(1, num_bytes)))
         self._kept: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
         self._reading: tuple[int, int, Iterator[pa.RecordBatch]] | None = None  # group, number of the next batch, rest
+        self._broken: dict[int, tuple[int, Exception]] = {}  # group -> first batch that cannot be read, and why
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
@@ -109,6 +110,8 @@ class PictureTable:
 
     def _batch(self, group: int, number: int) -> pa.Array:
         """Encoded pictures of a batch of a row group, from those kept or from the file. Call with the lock held."""
+        if group in self._broken and number >= self._broken[group][0]:
+            raise self._broken[group][1]
         while (group, number) not in self._kept:
             if self._reading is None or self._reading[0] != group or self._reading[1] > number:
                 rest = self._file.iter_batches(
@@ -116,7 +119,11 @@ class PictureTable:
                 )
                 self._reading = (group, 0, rest)
             _, upcoming, rest = self._reading
-            column = next(rest).column(0)
+            try:
+                column = next(rest).column(0)
+            except Exception as error:
+                self._broken[group], self._reading = (upcoming, error), None
+                raise
             self._kept[group, upcoming] = column.field("bytes") if pa.types.is_struct(column.type) else column
             self._reading = (group, upcoming + 1, rest)
             if len(self._kept) > _BATCHES:

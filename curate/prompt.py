@@ -28,7 +28,7 @@ MAX_ROWS = 1000
 
 _VIEWS = ("manifest", "by_source", "coverage")
 _LAST_WORD = re.compile(r"\w*$")
-_LEAVE = (".quit", ".exit", ".q")
+_LEAVE = (".quit", ".exit", ".q", "quit", "exit")
 _HELP = """\
 SELECT source, count(*), median(sigma_min) FROM manifest GROUP BY ALL
 FROM by_source                one line per source
@@ -84,7 +84,12 @@ def is_complete(connection: "duckdb.DuckDBPyConnection", text: str) -> bool:
     """Whether Enter should run the text: a dot command, a statement that parses, or one that its writer has ended."""
     import duckdb
 
-    if not text.strip() or text.lstrip().startswith(".") or text.rstrip().endswith(";") or text.endswith("\n"):
+    if (
+        text.strip() in ("", *_LEAVE)
+        or text.lstrip().startswith(".")
+        or text.rstrip().endswith(";")
+        or text.endswith("\n")
+    ):
         return True
     try:
         return len(connection.extract_statements(text)) > 0

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> It
     one. A link stays one: what it leads to is written. Raises UserError when it cannot be written, or path is a
     folder or a device.
     """
+    check_local(path)
     with writing(path):
         path = path.resolve() if path.is_symlink() else path
         if path.is_dir():
@@ -41,6 +43,12 @@ def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> It
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def check_local(path: Path) -> None:
+    """Raise UserError for what Arrow would take for a url, as it takes relative paths with a colon, too."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(path)):
+        raise UserError(f"{path} looks like a url, and files are written to local folders: give an absolute path")
 
 
 def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:

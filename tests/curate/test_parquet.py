@@ -103,6 +103,27 @@ def test_reading_in_order_opens_each_batch_once_and_keeps_few(tmp_path: Path, mo
     assert most < 32 << 20  # pages are of 1,024 rows, 8 MiB
 
 
+def test_every_row_after_damage_has_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows before it are read, also those of another row group, and again in any order."""
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", 9000)
+    path = write_pictures(tmp_path / "a.parquet", [os.urandom(3000) for _ in range(12)], group=6)
+    pages = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    start = pages.data_page_offset
+    data[start : start + 12] = b"\xff" * 12
+    path.write_bytes(data)
+    table = PictureTable(path.open("rb"))
+    said = set()
+    for row in (5, 0, 3, 11, 1, 6, 2, 4):
+        if row >= 6:
+            assert len(table.read(row)) == 3000
+        else:
+            with pytest.raises((OSError, pa.ArrowException)) as error:
+                table.read(row)
+            said.add(str(error.value))
+    assert len(said) == 1
+
+
 @pytest.fixture
 def listed(tmp_path: Path) -> list[str]:
     """Paths of a list in tmp_path/lists: relative, above it, absolute, an archive, missing, and one twice."""

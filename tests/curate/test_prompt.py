@@ -68,6 +68,8 @@ def test_enter_goes_on_until_a_statement_is_complete(manifest: Path, capsys: pyt
     with connect(manifest) as connection:
         for text in ("", " ", ".help", "SELECT 1", "SELECT (1;", "FROM (\n", "SELEC;"):
             assert is_complete(connection, text), text
+        for text in ("exit", " quit", ".quit"):
+            assert is_complete(connection, text), text
         for text in ("SELECT", "SELECT (1", "FROM manifest WHERE", "SELECT 'a", "WITH t AS (FROM manifest)"):
             assert not is_complete(connection, text), text
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from ambient.curate.manifest import Work
 from ambient.curate.whole import replacing, write_whole, writing
 from ambient.schemas.errors import UserError
 
@@ -58,6 +59,17 @@ def test_a_full_disk_and_a_locked_folder_are_one_line(tmp_path: Path, number: in
     assert "\n" not in str(error.value)
     assert listing(tmp_path) == ["file"]
     assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/m.parquet", "memory://m.parquet", "runs:2/m.parquet"])
+def test_a_url_is_one_line(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="looks like a url"):
+        write_whole(Path(path), b"")
+    with pytest.raises(UserError, match="looks like a url"), Work(Path(path), "0"):
+        pass
+    assert not list(tmp_path.iterdir())
+    write_whole(tmp_path / "a:b", b"")
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
