@@ -167,8 +167,10 @@ def unusable(error: Exception) -> Unusable:
     if isinstance(error, UnidentifiedImageError):
         return Unusable("unreadable", "not a picture in a format that can be read")
     message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, KeyError) and error.args:
+        message = str(error.args[0])  # str() would quote it
     printable = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
-    clear = isinstance(error, (OSError, ValueError)) and " " in printable  # what others say is little without a name
+    clear = isinstance(error, (OSError, ValueError, KeyError)) and " " in printable  # others say little without a name
     return Unusable("unreadable", (printable if clear else f"{type(error).__name__}: {printable}")[:200])
 
 

@@ -71,8 +71,9 @@ def main() -> None:
     )
     torch.manual_seed(0)
     model = tiny_model(rows.space).to("cuda" if torch.cuda.is_available() else "cpu")
-    finetune(model, schedule, loader, lr=options.lr)
+    losses = finetune(model, schedule, loader, lr=options.lr)
     DDPMPipeline(unet=model, scheduler=schedule).save_pretrained(options.out)
+    print(f"{len(losses)} steps, last loss {losses[-1]:.4f}: saved in {options.out}")
 
 
 if __name__ == "__main__":

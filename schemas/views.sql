@@ -11,17 +11,17 @@ CREATE MACRO usable(s, beta := 1.1547005383792515e0) AS TABLE
       AND s >= 0
       AND (s > beta * sigma_min::DOUBLE OR s < sigma_max::DOUBLE);
 
--- One line per source: how many pictures, and from which noise level they can be used. The quantiles are values that
--- occur: between two infinities there is nothing to interpolate.
+-- One line per source: how many pictures, and from which noise level those that are not clean can be used. The
+-- quantiles are values that occur: between two infinities there is nothing to interpolate.
 CREATE VIEW by_source AS
     SELECT
         source,
         count(*) AS pictures,
         count(*) FILTER (status = 'ok') AS ok,
         count(*) FILTER (role = 'clean' AND status = 'ok') AS clean,
-        round(quantile_disc(sigma_min, 0.1) FILTER (status = 'ok'), 3) AS sigma_min_p10,
-        round(quantile_disc(sigma_min, 0.5) FILTER (status = 'ok'), 3) AS sigma_min_median,
-        round(quantile_disc(sigma_min, 0.9) FILTER (status = 'ok'), 3) AS sigma_min_p90,
+        round(quantile_disc(sigma_min, 0.1) FILTER (status = 'ok' AND role <> 'clean'), 3) AS sigma_min_p10,
+        round(quantile_disc(sigma_min, 0.5) FILTER (status = 'ok' AND role <> 'clean'), 3) AS sigma_min_median,
+        round(quantile_disc(sigma_min, 0.9) FILTER (status = 'ok' AND role <> 'clean'), 3) AS sigma_min_p90,
         count(*) FILTER (status = 'ok' AND isinf(sigma_min)) AS never
     FROM manifest
     GROUP BY source

@@ -107,7 +107,7 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
 
     grid: (L,) noise levels, ascending. pictures: rows; ok: usable ones; clean: of these; zero, never: of the usable
     that are not clean, those with sigma_min 0 and inf; bins: the others of them by sigma_min, in NUM_BINS bins of equal
-    width in ln sigma over the grid; quantiles: 10, 50 and 90 % of sigma_min of the usable; usable: (L,) how many may be
+    width in ln sigma over the grid; quantiles: 10, 50 and 90 % of their sigma_min; usable: (L,) how many may be
     used at each level.
     """
     numbers = f"{column}_groups"
@@ -121,7 +121,7 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
                count(*) FILTER (ok AND NOT clean AND sigma_min = 0) AS zero,
                count(*) FILTER (ok AND NOT clean AND isinf(sigma_min)) AS never,
                histogram(bin) FILTER (ok AND NOT clean) AS bins,
-               quantile_disc(sigma_min, [0.1, 0.5, 0.9]) FILTER (ok) AS quantiles,
+               quantile_disc(sigma_min, [0.1, 0.5, 0.9]) FILTER (ok AND NOT clean) AS quantiles,
                [{levels}] AS usable
         FROM (
             SELECT coalesce({numbers}._group_position, {MAX_GROUPS}) AS position, {numbers}._group_name AS name,

@@ -57,8 +57,9 @@ def test_it_learns_obeys_and_saves(
         unet.register_forward_pre_hook(lambda _, inputs: timesteps.append(inputs[1]))
         return unet
 
-    def finetune(*arguments: Any, **options: Any) -> None:
+    def finetune(*arguments: Any, **options: Any) -> list[float]:
         losses.extend(real(*arguments, **options))
+        return losses
 
     tiny, real = example.tiny_model, example.finetune
     for name, value in (("ManifestDataset", Spied), ("tiny_model", model), ("finetune", finetune)):

@@ -64,7 +64,7 @@ def test_metadata_says_all_it_knows_in_json() -> None:
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "ambient annotate POOL -o" in refusal(tmp_path / "none.parquet")
-    assert "there is no manifest" in refusal(tmp_path)
+    assert "is a folder and no manifest" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"uri,id\na,b\n", b"PAR1" + b"\xff" * 64 + b"PAR1"])

@@ -18,6 +18,7 @@ from manifests import rows, write
 from small_pool import write_pool
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+NONE = "\N{EN DASH}"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 
@@ -122,9 +123,11 @@ def test_tables_sort_both_ways(page: "Page") -> None:
     for direction in ("descending", "ascending"):
         median.get_by_role("button").click()
         assert median.get_attribute("aria-sort") == direction
-        found = numbers(column(page, "trust-table", number))
+        shown = column(page, "trust-table", number)
+        found = numbers([text for text in shown if text != NONE])
         assert found == sorted(found, reverse=direction == "descending")
-        assert len(set(found)) == 3
+        assert len(set(found)) >= 2
+        assert shown[len(found) :] == [NONE] * (len(shown) - len(found))  # the clean set has none
     page.locator("#trust-table th").filter(has_text="Source").get_by_role("button").press("Enter")
     assert column(page, "trust-table", 1) == sorted(column(page, "trust-table", 1), key=str.lower)
 
