@@ -181,7 +181,14 @@ class LevelSampler(Sampler):
     _most_uncovered = 0.0  # there is nothing beside a level that could be drawn in its stead
 
     def __init__(
-        self, sigma_min: Tensor, sigma_max: Tensor, *, levels: Tensor, beta: float = BETA, seed: int = 0
+        self,
+        sigma_min: Tensor,
+        sigma_max: Tensor,
+        *,
+        levels: Tensor,
+        beta: float = BETA,
+        seed: int = 0,
+        keep_composition: bool = False,
     ) -> None:
         """levels: (T,) noise levels, rounded to float32, each as likely. Other arguments and errors as ``Sampler``.
 
@@ -191,7 +198,7 @@ class LevelSampler(Sampler):
         self._levels = levels.float().cpu()
         if len(levels) == 0 or not bool(((self._levels > 0) & self._levels.isfinite()).all()):
             raise UserError("levels must be one or more noise levels above 0 and finite: leave the others out")
-        self._prepare(sigma_min, sigma_max, beta, seed)
+        self._prepare(sigma_min, sigma_max, beta, seed, keep_composition)
 
     def _sigma(self, u: Tensor) -> Tensor:
         return self._levels[(u * len(self._levels)).long().clamp(max=len(self._levels) - 1)]

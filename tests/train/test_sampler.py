@@ -81,6 +81,18 @@ def test_the_composition_is_kept(mix: str, level: float) -> None:
     assert torch.equal(torch.cat([s.draw(torch.tensor([i]))[0] for i in range(50)]), rows[:50])
 
 
+def test_the_composition_is_kept_at_given_levels() -> None:
+    """As a Sampler of one level keeps it: the same rows from the same random numbers."""
+    sigma_min, sigma_max = (torch.tensor(v, dtype=torch.float64) for v in MIXES["overlapping sets"])
+    indices = torch.arange(5000)
+    for level in (0.45, 3.0):
+        one = torch.tensor([level])
+        given = LevelSampler(sigma_min, sigma_max, levels=one, seed=3, keep_composition=True)
+        wide = Sampler(sigma_min, sigma_max, P_mean=math.log(level), P_std=1e-9, seed=3, keep_composition=True)
+        assert torch.equal(given.draw(indices)[0], wide.draw(indices)[0])
+        assert torch.equal(given.chance_of_clean(one), wide.chance_of_clean(one))
+
+
 @pytest.mark.parametrize("mix", ["all clean", "no clean picture"])
 def test_there_is_no_composition_to_keep_without_both_kinds(mix: str) -> None:
     kept, plain = (sampler(mix, keep_composition=keeps) for keeps in (True, False))
