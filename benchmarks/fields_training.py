@@ -71,6 +71,7 @@ class Setting:
             warmup_images=self.images // 20,
             P_mean=-0.3,
             P_std=1.2,
+            keep_composition=False,
             target=ARMS[arm].target,
             seed=seed,
             network=UNetConfig(channels=self.channels, multipliers=(1, 2, 2), blocks=1),

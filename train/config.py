@@ -36,7 +36,7 @@ class TrainConfig:
     P_mean, P_std: of ln sigma in training (arXiv 2206.00364, table 1).
     buffer: b of arXiv 2506.10038; a picture is used above sqrt(b / (b - 1)) * sigma_min.
     keep_composition: draw so that few clean pictures are not outnumbered by subjects that the damage harms least (see
-    ``Sampler``); the paper draws all that are usable alike.
+    ``Sampler``); False draws all that are usable alike, as arXiv 2506.10038 does.
     target: ``ambient`` (the paper's loss) or ``plain`` (the same pictures and levels, target w_0).
     num_classes: 0, or train with the manifest's labels 0 ... num_classes - 1.
     label_dropout: share of training pictures whose label is hidden, for classifier-free guidance (arXiv 2207.12598).
@@ -65,7 +65,7 @@ class TrainConfig:
     P_mean: float = -1.2
     P_std: float = 1.2
     buffer: float = BUFFER
-    keep_composition: bool = False
+    keep_composition: bool = True
     target: Target = "ambient"
     num_classes: int = 0
     label_dropout: float = 0.0

@@ -12,8 +12,8 @@ from pathlib import Path
 import fashion
 import numpy as np
 from ambient.curate.device import choose_device
-from pools import U8
-from tasks import Job, Proof
+from pools import NONE, U8
+from tasks import UNDAMAGED, Job, Proof
 
 ROWS = ("blur-0.6", "blur-1.0")
 CLASSIFIER = Path(__file__).parent / "fashion16.safetensors"
@@ -29,7 +29,7 @@ def open_proof(data: Path, most: int | None) -> Proof:
         pictures=pictures,
         clean=fashion.clean_ones(len(pictures)),
         held_out=halved(fashion.read_pictures(data, "t10k")[:most]),
-        rows={row: [row] for row in ROWS},
+        rows={row: [row] for row in ROWS} | {UNDAMAGED: [NONE]},
         jobs=jobs(),
         extractor=str(CLASSIFIER),
         settings=[
@@ -50,6 +50,7 @@ def jobs() -> list[Job]:
     """Seed by seed, the first row first; a seed of what is far behind is enough."""
     first = ("clean", "ambient", "kept-plain", "plain")
     found = [Job(row=ROWS[0], label=label, seed=0) for label in (*first, "kept", "fixed", "all")]
+    found += [Job(row=UNDAMAGED, label=UNDAMAGED, seed=0)]
     found += [Job(row=ROWS[0], label=label, seed=seed) for seed in _SEEDS[1:] for label in first]
     found += [Job(row=ROWS[1], label=label, seed=0) for label in ("ambient", "all", "fixed")]
     return found + [Job(row=ROWS[1], label="ambient", seed=seed) for seed in _SEEDS[1:]]

@@ -279,6 +279,7 @@ def training(proof: Proof, options: argparse.Namespace) -> TrainConfig:
         "batch_size=512",
         "lr=1e-3",
         "warmup_images=50000",
+        "keep_composition=false",  # but where an arm says so
         "network.multipliers=1,2,2",
         "network.blocks=2",
         "network.attention_resolutions=16",

@@ -157,9 +157,17 @@ function normal(x) { // Abramowitz and Stegun 7.1.26; error below 2e-7
   return x > 0 ? 1 - tail / 2 : tail / 2;
 }
 
-function drawsOf(group, levels, length) { // per usable picture
+// Draws per usable picture, as by train/sampler.py with keep_composition: one of all that are usable as often as those not
+// usable everywhere are usable there, and else one of those usable everywhere.
+function drawsOf(group, levels, length) {
   if (!group.ok) return null;
-  return length * levels.reduce((sum, p, k) => sum + (usable[k] ? p * group.usable[k] / usable[k] : 0), 0) / group.ok;
+  const free = totals.clean + totals.zero, bound = totals.ok - free, kept = free > 0 && bound > 0;
+  const mine = group.clean + group.zero;
+  return length * levels.reduce((sum, p, k) => {
+    if (!usable[k]) return sum;
+    const share = kept ? (usable[k] - free) / bound : 1;
+    return sum + p * (share * group.usable[k] / usable[k] + (kept ? (1 - share) * mine / free : 0));
+  }, 0) / group.ok;
 }
 
 function use() {
@@ -167,7 +175,7 @@ function use() {
   $("by-label").hidden = !labels;
   const power = 10 ** Math.floor(Math.log10(Math.max(1, 100 * totals.ok)));
   $("length").value = [1, 2, 5, 10].map((m) => m * power).findLast((n) => n <= Math.max(1, 100 * totals.ok));
-  const everywhere = { ok: 1, usable: grid.map(() => 1) };
+  const everywhere = { ok: 1, clean: 1, zero: 0, usable: grid.map(() => 1) };
   const redraw = () => {
     const [length, mean, std] = ["length", "p-mean", "p-std"].map((id) => Number($(id).value));
     if (!(length > 0) || !(std > 0) || !Number.isFinite(mean)) {
