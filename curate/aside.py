@@ -1,10 +1,10 @@
 """What a pool holds beside its pictures, and what was told of these and is of no use: counted, and said."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,8 +44,8 @@ class Aside:
     def warnings(self) -> list[str]:
         """A line for each place where something was told in vain."""
         some = [
-            f"{_counted(count, 'label')} in {place} {'is' if count == 1 else 'are'} left out, such as "
-            f"{self.examples[place]}: a label is a whole number from 0 on"
+            f"labels in {place} that are left out: {count:,}, such as {self.examples[place]}; "
+            "a label is a whole number from 0 on"
             for place, count in self.labels.items()
         ]
         return [*some, *self.notes]
@@ -63,8 +63,4 @@ def shortened(text: str) -> str:
 
 
 def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and bool(np.isnan(value))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+    return isinstance(value, float) and math.isnan(value)

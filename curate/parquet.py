@@ -111,7 +111,7 @@ class PictureTable:
     def _batch(self, group: int, number: int) -> pa.Array:
         """Encoded pictures of a batch of a row group, from those kept or from the file. Call with the lock held."""
         if group in self._broken and number >= self._broken[group][0]:
-            raise self._broken[group][1]
+            raise self._broken[group][1].with_traceback(None)  # else every row adds to the last one's
         while (group, number) not in self._kept:
             if self._reading is None or self._reading[0] != group or self._reading[1] > number:
                 rest = self._file.iter_batches(
@@ -175,8 +175,9 @@ def row_of(name: str) -> int:
 
 
 def _known(row: dict[str, Any], look: Look) -> Known:
-    for name in LABELS:
-        look(row.get(name), f"column {name}")
+    name = next((name for name in LABELS if row.get(name) is not None), None)  # as known_from chooses
+    if name is not None:
+        look(row[name], f"column {name}")
     return known_from(row)
 
 

@@ -264,6 +264,9 @@ def test_bad_input_is_one_line(run: Callable, tmp_path: Path, monkeypatch: pytes
     assert "--root is written name=path" in one_line(run("train", "none.parquet", "-o", "runs", "--root", "pool"))
     one_line(run("sample", "nowhere"))
     one_line(run("corrupt", "nowhere", "out"))
+    (pool / "torn.png").write_bytes(b"torn")
+    code, _, err = run("corrupt", pool, "out")
+    assert (code, "1 pictures cannot be used and were left out" in err) == (0, True)
 
 
 def test_dry_run_prints_json_and_writes_nothing(run: Callable, tmp_path: Path) -> None:

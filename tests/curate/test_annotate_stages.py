@@ -240,6 +240,16 @@ def test_one_threshold_for_all_needs_no_classifier(small: Path, monkeypatch: pyt
     assert [row["sigma_min"] for row in found.values()].count(0.0) == 7
 
 
+def test_a_predicate_that_leaves_no_clean_picture_is_said(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for where, clean in (("true", False), ("source = 'soft'", True)):
+        config = AnnotateConfig(resolution=8, sigma_min=0.5, where=where)
+        annotate(small, small.parent / "m.parquet", config, device="cpu", overwrite=True, reporter=Reporter())
+        said = capsys.readouterr().err
+        assert ("picks every picture, so none is clean" in said) != clean
+        assert f"usable pictures, by what --where {where!r} leaves" in said
+    assert read_metadata(small.parent / "m.parquet").clean_set == "what --where \"source = 'soft'\" leaves"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,8 +11,6 @@ from ambient.curate.beside import as_label
 from ambient.curate.pool import find, scan, to_table
 from shards import IMAGE, png, records_of, write_pictures, write_tar, write_zip
 
-LEFT_OUT = "left out, such as"
-
 
 def warnings(root: Path) -> tuple[str, ...]:
     return find({"pool": str(root)}).warnings
@@ -34,12 +32,12 @@ def test_labels_of_a_column_that_are_none_are_counted_and_one_is_shown(tmp_path:
     write_pictures(tmp_path / "b.parquet", pictures, label=pa.array([1.0, math.nan, None, 0.0]))
     write_pictures(tmp_path / "c.parquet", pictures, label=[-1, 3, 2**40, 0])
     assert warnings(tmp_path / "a.parquet") == (
-        f"3 labels in column label are {LEFT_OUT} 'dog': a label is a whole number from 0 on",
+        "labels in column label that are left out: 3, such as 'dog'; a label is a whole number from 0 on",
     )
     assert warnings(tmp_path / "b.parquet") == ()
     assert [row["label"] for row in records_of(tmp_path / "b.parquet").values()] == [1, None, None, 0]
     assert warnings(tmp_path / "c.parquet") == (
-        f"1 label in column label is {LEFT_OUT} {2**40}: a label is a whole number from 0 on",
+        f"labels in column label that are left out: 1, such as {2**40}; a label is a whole number from 0 on",
     )
     assert [row["label"] for row in records_of(tmp_path / "c.parquet").values()] == [None, 3, None, 0]
 
@@ -49,7 +47,10 @@ def test_labels_of_a_column_that_are_none_are_counted_and_one_is_shown(tmp_path:
     [
         ('{"labels": [[', "no label is taken from dataset.json: "),
         ("[1, 2]", "no label is taken from dataset.json: "),
-        (json.dumps({"labels": [["0.png", "cat"], ["1.png", [0.1, 0.9]]]}), f"2 labels in dataset.json are {LEFT_OUT}"),
+        (
+            json.dumps({"labels": [["0.png", "cat"], ["1.png", [0.1, 0.9]]]}),
+            "labels in dataset.json that are left out: 2, such",
+        ),
         (json.dumps({"labels": None}), None),
         (json.dumps({"labels": [["0.png", 1], ["1.png", 0]]}), None),
     ],
@@ -67,6 +68,14 @@ def test_a_dataset_json_that_tells_nothing_is_noted(tmp_path: Path, text: str, w
     said = warnings(root)
     assert len(said) == (words is not None)
     assert all(line.startswith(words or "") for line in said)
+
+
+def test_of_several_columns_of_labels_the_first_counts(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "a.parquet", [png(0), png(1)], label=[3, None], **{"class": ["cat", "dog"]})
+    assert [row["label"] for row in records_of(tmp_path / "a.parquet").values()] == [3, None]
+    assert warnings(tmp_path / "a.parquet") == (
+        "labels in column class that are left out: 1, such as 'dog'; a label is a whole number from 0 on",
+    )
 
 
 def test_a_cls_that_is_no_number_is_counted(tmp_path: Path) -> None:

@@ -400,9 +400,10 @@ def test_joined_near_duplicates_are_of_this_pool(pool: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"by": ("sharpnes",)}, "there is no measure 'sharpnes'"),
+        ({"by": ("sharpnes",)}, "there is no measure 'sharpnes': did you mean 'sharpness'"),
         ({"by": ("noise",), "weights": {"musiq": "f"}}, "--by does not name this measure"),
         ({"by": ("fid",)}, "there is no measure 'fid'"),
+        ({"by": ("xyzzyx",)}, "there are undamaged, sharpness, .*, and those of pyiqa"),
     ],
 )
 def test_bad_configurations(config: dict, words: str) -> None:
