@@ -26,7 +26,7 @@ from ambient.schemas.space import Space
 from ambient.train.batches import batches
 from ambient.train.config import TrainConfig
 from ambient.train.device import should_compile, use_fast_kernels
-from ambient.train.loop import build_sampler, step
+from ambient.train.loop import build_backward, build_sampler, step
 from ambient.train.monitor import Monitor
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.pictures import Stored, with_pictures
@@ -171,10 +171,10 @@ def train(
     rows = rows_of(torch.cat(sigma_min), setting.space)
     pictures = Stored(pixels=torch.cat(parts).to(device))
     world = World(rank=0, size=1, device=device)
-    monitor = Monitor(config.batch_size, world)
+    monitor, backward = Monitor(config.batch_size, world), build_backward(state, rows, config, world)
     stream = batches(rows, build_sampler(rows, config), None, config, start=0, world=world, pictures_on=pictures.device)
     for batch, w0 in with_pictures(stream, pictures, device):
-        step(state, batch, w0, rows, config, world, monitor)
+        step(state, batch, w0, config, world, monitor, backward)
     monitor.read()
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 from ambient.schemas.space import Space
+from ambient.train.backward import Backward
 from ambient.train.batches import batches, conditions
 from ambient.train.config import TrainConfig
 from ambient.train.device import should_compile, use_fast_kernels
-from ambient.train.loop import build_sampler, step
+from ambient.train.loop import build_backward, build_sampler, step
 from ambient.train.monitor import Monitor
 from ambient.train.pictures import Pictures, Stored, open_pictures, with_pictures
 from ambient.train.rows import Rows, read_rows
@@ -94,9 +95,10 @@ def measure(
 ) -> dict[str, object]:
     state = new_state(config, rows.space, world)
     use_fast_kernels(world.device)
-    if should_compile(world.device, config.compile, config.num_images):
+    if compiled := should_compile(world.device, config.compile, config.num_images):
         state.denoiser.network.compile(dynamic=False, mode=mode)
     monitor = Monitor(config.batch_size // world.size, world)
+    backward = build_backward(state, rows, config, world, compiled=compiled)
     sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)
     stream = with_pictures(
         batches(rows, sampler, classes, config, start=0, world=world, pictures_on=pictures.device),
@@ -105,20 +107,20 @@ def measure(
     )
     begin = time.perf_counter()
     constant = next(stream)
-    step(state, *constant, rows, config, world, monitor)
+    step(state, *constant, config, world, monitor, backward)
     synchronize(world)
     first, phases = time.perf_counter() - begin, compile_phases()
     if world.device.type == "cuda":
         torch._dynamo.config.error_on_recompile = True
     for batch in islice(stream, 5):
-        step(state, *batch, rows, config, world, monitor)
+        step(state, *batch, config, world, monitor, backward)
     whole, same = [], []
     for _ in range(3):  # in turn, so that a clock that drifts meets both
-        whole.append(timed(islice(stream, steps), steps, state, rows, config, world, monitor))
-        same.append(timed((constant for _ in range(steps)), steps, state, rows, config, world, monitor))
+        whole.append(timed(islice(stream, steps), steps, state, config, world, monitor, backward))
+        same.append(timed((constant for _ in range(steps)), steps, state, config, world, monitor, backward))
     best, best_same = min(whole), min(same)
     if profile:
-        print_kernels(lambda: step(state, *constant, rows, config, world, monitor), world)
+        print_kernels(lambda: step(state, *constant, config, world, monitor, backward), world)
     memory = torch.cuda.max_memory_allocated(world.device) / 2**30 if world.device.type == "cuda" else 0.0
     return {
         "pictures_per_s": round(steps * config.batch_size / best, 1),
@@ -138,13 +140,13 @@ def compile_phases() -> dict[str, float]:
 
 
 def timed(  # type: ignore[no-untyped-def]
-    stream, steps: int, state: State, rows: Rows, config: TrainConfig, world: World, monitor: Monitor
+    stream, steps: int, state: State, config: TrainConfig, world: World, monitor: Monitor, backward: Backward
 ) -> float:
     """Seconds for all steps of a stream of (batch, pictures), which must have so many."""
     synchronize(world)
     begin, done = time.perf_counter(), 0
     for batch, w0 in stream:
-        step(state, batch, w0, rows, config, world, monitor)
+        step(state, batch, w0, config, world, monitor, backward)
         done += 1
     synchronize(world)
     if done < steps:

@@ -188,7 +188,7 @@ class _Trainee:
         self.optimizer = torch.optim.AdamW(
             self.member.parameters(), lr=self.rate, weight_decay=config.weight_decay, capturable=device.type == "cuda"
         )
-        self._advance = Replayed(self._step, generator)
+        self._advance = Replayed(self._step, generator.device, generator)
 
     def held_out_evidence(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """What the likelihood path makes of noisy held-out pictures, and their labels."""

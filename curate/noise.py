@@ -36,7 +36,7 @@ class Purpose(IntEnum):
     VALIDATE = 9  # noise on pictures kept out of training
 
 
-def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
     """Ten rounds of Philox4x32.
 
     counter: four int64 tensors of one broadcastable shape holding 32-bit words; key: two 32-bit words.
@@ -55,10 +55,11 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, i
     return [c0, c1, c2, c3]
 
 
-def words(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
+def words(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
     """Random 32-bit words.
 
-    names: (N,) int64, all 64 bits used. count: words per name. index: int or (N,) int64 in [0, 2^28).
+    names: (N,) int64, all 64 bits used. count: words per name. seed: a number, or () int64 on the names' device.
+    index: int or (N,) int64 in [0, 2^28).
     Returns (N, count) int64 in [0, 2^32).
     """
     blocks = -(-count // 4)
@@ -67,16 +68,16 @@ def words(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int 
     return torch.stack([word.expand(shape) for word in out], dim=-1).reshape(len(names), -1)[:, :count]
 
 
-def _blocks(names: Tensor, blocks: int, *, seed: int, purpose: Purpose, index: int | Tensor) -> list[Tensor]:
+def _blocks(names: Tensor, blocks: int, *, seed: int | Tensor, purpose: Purpose, index: int | Tensor) -> list[Tensor]:
     """The four words of each name's first blocks, each (N, blocks) or what broadcasts to it."""
     # The mask changes nothing, but keeps torch.compile from folding the counter into 32-bit index arithmetic.
     block = torch.arange(blocks, device=names.device, dtype=torch.int64)[None, :] & _MASK
-    stream = torch.as_tensor(index, device=names.device, dtype=torch.int64).reshape(-1, 1) | (int(purpose) << 28)
+    stream = _on(names.device, index).reshape(-1, 1) | (int(purpose) << 28)
     low, high = names[:, None] & _MASK, (names[:, None] >> 32) & _MASK
     return philox4x32((block, stream, low, high), (seed & _MASK, (seed >> 32) & _MASK))
 
 
-def normals(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
+def normals(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
     """Standard normal numbers by Box and Muller's transform of ``words``.
 
     Arguments as ``words``. Returns (N, count) float32.
@@ -84,7 +85,7 @@ def normals(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: in
     blocks = -(-count // 4)
     out = torch.empty(len(names), blocks, 4, dtype=torch.float32, device=names.device)
     rows = len(names) if names.device.type != "cpu" else max(1, _CHUNK // max(blocks, 1))
-    index = torch.as_tensor(index, dtype=torch.int64, device=names.device).expand(len(names))
+    index = _on(names.device, index).expand(len(names))
     for start in range(0, len(names), rows):
         part = slice(start, start + rows)
         u0, u1, angle0, angle1 = _blocks(names[part], blocks, seed=seed, purpose=purpose, index=index[part])
@@ -93,7 +94,7 @@ def normals(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: in
     return out.flatten(1)[:, :count]
 
 
-def uniforms(names: Tensor, count: int, *, seed: int, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
+def uniforms(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, index: int | Tensor = 0) -> Tensor:
     """Uniform numbers in (0, 1), never 0 or 1, of 52 bits. Arguments as ``words``. Returns (N, count) float64."""
     bits = words(names, 2 * count, seed=seed, purpose=purpose, index=index).view(len(names), count, 2)
     return ((bits[..., 0] << 20 | bits[..., 1] >> 12).double() + 0.5) * 2.0**-52
@@ -118,6 +119,13 @@ def hex_digits(content_ids: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
             fixed = chunk.slice(start, 1 << 20).cast(pa.binary()).cast(pa.binary(32))
             data = np.frombuffer(fixed.buffers()[1], np.uint8)
             yield data[32 * fixed.offset : 32 * (fixed.offset + len(fixed))].reshape(-1, 32)
+
+
+def _on(device: torch.device, index: int | Tensor) -> Tensor:
+    """As int64; a number is filled in on the device, since the copy of one would wait for what is under way there."""
+    if isinstance(index, Tensor):
+        return index.to(device, torch.int64)
+    return torch.full((), index, device=device, dtype=torch.int64)
 
 
 def _half_from_hex(digits: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -11,15 +11,25 @@ class Replayed:
     """A function that, on CUDA, is recorded as a graph of kernels and replayed: hundreds of launches become one.
 
     function: takes and returns nothing; on CUDA it reads and writes tensors in place, of fixed shapes, and never waits
-    for the GPU. generator: of the random numbers that it draws.
+    for the GPU. What it allocates keeps its place in memory from the recording on, and is written anew by each call.
+    generator: of the random numbers that it draws, where that is not the device's own.
     """
 
-    def __init__(self, function: Callable[[], None], generator: torch.Generator) -> None:
-        self._function, self._generator, self._calls = function, generator, 0
+    def __init__(
+        self, function: Callable[[], None], device: torch.device, generator: torch.Generator | None = None
+    ) -> None:
+        self._function, self._device, self._generator = function, device, generator
+        self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    @property
+    def is_next_recorded(self) -> bool:
+        """Whether the next call is the one that is recorded."""
+        return self._device.type == "cuda" and self._graph is None and self._calls == _FIRST
 
     def __call__(self) -> None:
-        if self._generator.device.type != "cuda":
+        if self._device.type != "cuda":
             self._function()
         elif self._graph is not None:
             self._graph.replay()
@@ -27,16 +37,21 @@ class Replayed:
             self._calls += 1
             self._aside()
         else:
-            self._graph = torch.cuda.CUDAGraph()
-            self._graph.register_generator_state(self._generator)
-            with torch.cuda.graph(self._graph):
+            graph = torch.cuda.CUDAGraph()
+            if self._generator is not None:
+                graph.register_generator_state(self._generator)
+            # Other threads, which read pictures or write checkpoints, may go on meanwhile.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._function()
+            self._graph = graph
             self._graph.replay()
 
     def _aside(self) -> None:
         """Call it on a stream of its own, as recording will."""
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        here = torch.cuda.current_stream(self._device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
             self._function()
-        here.wait_stream(aside)
+        here.wait_stream(self._stream)

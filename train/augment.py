@@ -22,7 +22,7 @@ _LN_SCALE = 0.2 * math.log(2.0)  # of one standard deviation of scaling and of s
 _SHIFT = 1 / 8  # one standard deviation, in sides of the picture
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Flips:
     """Which pictures are mirrored: across, (N,) bool, left and right; down, (N,) bool, top and bottom."""
 
@@ -35,13 +35,15 @@ class Flips:
         return torch.where(self.down.view(-1, 1, 1, 1), pictures.flip(2), pictures)
 
 
-def mirror(indices: Tensor, *, seed: int) -> Flips:
+def mirror(indices: Tensor, *, seed: int | Tensor) -> Flips:
     """Half of the training pictures (N,) int64 left-right mirrored."""
     u = uniforms(indices, 1, seed=seed, purpose=Purpose.AUGMENT)[:, 0]
     return Flips(across=u < 0.5, down=torch.zeros_like(u, dtype=torch.bool))
 
 
-def geometric(w0: Tensor, s: Tensor, indices: Tensor, *, probability: float, seed: int) -> tuple[Tensor, Flips, Tensor]:
+def geometric(
+    w0: Tensor, s: Tensor, indices: Tensor, *, probability: float, seed: int | Tensor
+) -> tuple[Tensor, Flips, Tensor]:
     """Non-leaking augmentation, which the network is told (arXiv 2206.00364, appendix F.2).
 
     Left-right mirroring of half of the pictures; each of top-bottom mirroring, scaling, rotation, stretching and

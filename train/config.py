@@ -19,7 +19,7 @@ from .networks.unet import UNetConfig
 from .target import Target
 
 _FILES = ("keep", "log_images", "sample_images", "snapshot_images", "sample_count")
-MAY_CHANGE = frozenset(("micro_batch", "compile", "pictures", "sharding", *_FILES))
+MAY_CHANGE = frozenset(("micro_batch", "compile", "cuda_graphs", "pictures", "sharding", *_FILES))
 """Settings that a continued run may change: what is learnt does not depend on them, but for rounding and dropout."""
 
 
@@ -47,6 +47,8 @@ class TrainConfig:
     sample_count: pictures in a grid. keep: checkpoints kept.
     precision: bf16 runs the network in bfloat16 with float32 weights; auto does that on CUDA.
     compile: the network by torch.compile; auto does that on CUDA when a million pictures or more are to come.
+    cuda_graphs: record a step's kernels on CUDA and replay them, which makes steps of small networks several times as
+    fast; not where they take more than half of the GPU's memory, in parts (``micro_batch``), or with ``fsdp``.
     pictures: where the decoded ones live: on the ``device``, in a memory-mapped ``cache`` file, or nowhere (``stream``
     decodes them when they are drawn); auto takes the first for which there is room.
     sharding: ``ddp`` keeps all weights on every GPU, ``fsdp`` a part on each; auto takes the first that fits.
@@ -80,6 +82,7 @@ class TrainConfig:
     keep: int = 2
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    cuda_graphs: bool = True
     pictures: Literal["auto", "device", "cache", "stream"] = "auto"
     sharding: Literal["auto", "ddp", "fsdp"] = "auto"
     network: NetworkConfig = field(default_factory=UNetConfig)

@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..schemas.errors import UserError
 from ..schemas.usable import beta_of
 from . import augment
+from .backward import Backward
 from .batches import Batch, batches, conditions
 from .config import TrainConfig
 from .device import autocast, memory_for, should_compile, use_fast_kernels
@@ -19,8 +21,11 @@ from .rows import Rows, read_rows
 from .run import Report, Run
 from .sampler import Sampler
 from .state import State, new_state
-from .target import TARGETS, fixed_noise, fresh_noise, loss_floor, weighted_loss
+from .target import TARGETS, Target, fixed_noise, fresh_noise, loss_floor, weighted_loss
 from .world import World, joined
+
+Show = Callable[..., tuple[Tensor, Tensor, Tensor | None]]
+"""``shown``, perhaps compiled."""
 
 _ASK_EVERY = 16  # steps between asking the other ranks whether to stop
 _WEIGHTS_REMEDY = "train on more GPUs with `--set sharding=fsdp`, or a smaller network"
@@ -61,9 +66,10 @@ def train(
                 rows, world.device, place=config.pictures, workers=workers, say=run.say, report=run.say_reading
             )
             use_fast_kernels(world.device)
-            if should_compile(world.device, config.compile, run.total - state.num_images):
+            if compiled := should_compile(world.device, config.compile, run.total - state.num_images):
                 state.denoiser.network.compile(dynamic=False)
             monitor = Monitor(config.batch_size // world.size, world)
+            backward = build_backward(state, rows, config, world, compiled=compiled)
             run.start(state, pictures)
             stream = batches(
                 rows, sampler, classes, config, start=state.num_images, world=world, pictures_on=pictures.device
@@ -72,43 +78,102 @@ def train(
                 if (world.size == 1 or number % _ASK_EVERY == 0) and world.any(stop()):
                     break
                 with memory_for(*step_memory(state, config, world), world.device):
-                    step(state, batch, w0, rows, config, world, monitor)
+                    step(state, batch, w0, config, world, monitor, backward)
                 run.after_step(state, monitor)
             return run.finish(state, monitor)
 
 
 def step(
-    state: State, batch: Batch, w0: Tensor, rows: Rows, config: TrainConfig, world: World, monitor: Monitor
+    state: State, batch: Batch, w0: Tensor, config: TrainConfig, world: World, monitor: Monitor, backward: Backward
 ) -> None:
     """One step on one batch, w0 (B, C, R, R) its pictures. Nothing waits for the device."""
     torch.manual_seed(config.seed + state.num_images + world.rank)  # dropout, too, is a function of progress
     for where, part in batch.parts(config.micro_batch):
-        losses = loss_of(state, part, w0[where], rows, config, world.device)
-        (losses["trained"].sum() / len(batch.indices)).backward()  # type: ignore[no-untyped-call]
-        monitor.add(losses["weighted"].detach(), losses["floor"], part.sigma, part.use, where.start, state.num_images)
+        losses = backward(part, w0[where], len(batch.indices))
+        monitor.add(losses["weighted"], losses["floor"], part.sigma, part.use, where.start, state.num_images)
     state.update(config, world)
 
 
+def build_backward(state: State, rows: Rows, config: TrainConfig, world: World, *, compiled: bool = False) -> Backward:
+    """Recorded where one GPU's part of a batch goes through the network at once, and keeps its own weights.
+
+    compiled: what is drawn for a batch, too; the network is compiled by itself.
+    """
+    num = config.batch_size // world.size
+    at_once = (config.micro_batch or num) >= num
+    show = compiled_shown() if compiled else shown
+    return Backward(
+        lambda batch, w0: loss_of(state, batch, w0, rows, config, world.device, show),
+        list(state.denoiser.parameters()),
+        world.device,
+        record=config.cuda_graphs and world.device.type == "cuda" and at_once and not state.sharded,
+    )
+
+
 def loss_of(
-    state: State, batch: Batch, w0: Tensor, rows: Rows, config: TrainConfig, device: torch.device
+    state: State,
+    batch: Batch,
+    w0: Tensor,
+    rows: Rows,
+    config: TrainConfig,
+    device: torch.device,
+    show: Show | None = None,
 ) -> dict[str, Tensor]:
     """Losses (B,) of pictures w0 (B, C, R, R): ``weighted``, what is ``trained`` on, and the ambient ``floor``."""
-    shape, sigma_data = rows.space.shape, rows.space.sigma_data
-    z = fixed_noise(batch.names, shape, seed=config.seed)
-    e = fresh_noise(batch.indices, shape, seed=config.seed)
-    told = None
-    if config.augment:
-        w0, flip, told = augment.geometric(w0, batch.s, batch.indices, probability=config.augment, seed=config.seed)
-        w0, z = flip(w0), flip(z)
-    elif config.flip:
-        flip = augment.mirror(batch.indices, seed=config.seed)
-        w0, z = flip(w0), flip(z)
-    x_t, y = TARGETS[config.target](w0, z, batch.sigma, batch.s, e)
+    sigma_data = rows.space.sigma_data
+    seed = torch.full((), config.seed, device=device)  # a number would be compiled in
+    x_t, y, told = (show or shown)(
+        w0,
+        batch.names,
+        batch.indices,
+        batch.sigma,
+        batch.s,
+        seed,
+        flip=config.flip,
+        probability=config.augment,
+        target=config.target,
+    )
     with autocast(device, config.precision):
         denoised, u = state.denoiser(x_t, batch.sigma, batch.condition, augment=told, uncertain=True)
     weighted = weighted_loss(denoised, y, batch.sigma, sigma_data)
     floor = loss_floor(batch.sigma, batch.s, sigma_data) * (config.target == "ambient")
     return {"weighted": weighted, "trained": weighted * torch.exp(-u) + u, "floor": floor}
+
+
+def shown(
+    w0: Tensor,
+    names: Tensor,
+    indices: Tensor,
+    sigma: Tensor,
+    s: Tensor,
+    seed: int | Tensor,
+    *,
+    flip: bool,
+    probability: float,
+    target: Target,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the denoiser sees of pictures w0 (B, C, R, R), what it is asked for, and what it is told of augmentation.
+
+    names, indices, sigma, s: (B,) of a ``Batch``. flip, probability: of augmentation, the second if it is above 0.
+    Returns x_t and y (B, C, R, R), and (B, 9) or None.
+    """
+    z = fixed_noise(names, w0.shape[1:], seed=seed)
+    e = fresh_noise(indices, w0.shape[1:], seed=seed)
+    told = None
+    if probability:
+        w0, flips, told = augment.geometric(w0, s, indices, probability=probability, seed=seed)
+        w0, z = flips(w0), flips(z)
+    elif flip:
+        flips = augment.mirror(indices, seed=seed)
+        w0, z = flips(w0), flips(z)
+    x_t, y = TARGETS[target](w0, z, sigma, s, e)
+    return x_t, y, told
+
+
+@cache
+def compiled_shown() -> Show:
+    """``shown`` as few kernels, for fixed shapes."""
+    return torch.compile(shown, dynamic=False)
 
 
 def build_sampler(rows: Rows, config: TrainConfig) -> Sampler:

@@ -27,7 +27,7 @@ def noise_floor(sigma: Tensor, sigma_min: Tensor, sigma_max: Tensor) -> Tensor:
     return torch.where(sigma.double() < sigma_max.double(), 0.0, sigma_min)
 
 
-def fixed_noise(names: Tensor, shape: tuple[int, ...], *, seed: int) -> Tensor:
+def fixed_noise(names: Tensor, shape: tuple[int, ...], *, seed: int | Tensor) -> Tensor:
     """z_i, the one noise that a picture keeps for the whole run.
 
     names: (N,) int64 from ``curate.noise.names_of``. shape: of one picture. Returns (N, *shape) float32.
@@ -35,7 +35,7 @@ def fixed_noise(names: Tensor, shape: tuple[int, ...], *, seed: int) -> Tensor:
     return normals(names, _count(shape), seed=seed, purpose=Purpose.FIXED).view(-1, *shape)
 
 
-def fresh_noise(indices: Tensor, shape: tuple[int, ...], *, seed: int) -> Tensor:
+def fresh_noise(indices: Tensor, shape: tuple[int, ...], *, seed: int | Tensor) -> Tensor:
     """e, the noise of one training picture. indices: (N,) int64, global. Returns (N, *shape) float32."""
     return normals(indices, _count(shape), seed=seed, purpose=Purpose.FRESH).view(-1, *shape)
 

@@ -6,6 +6,7 @@ otherwise than the proof has it, by --pool-size, --draws, --steps and --set, is 
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import time
@@ -29,7 +30,6 @@ from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
 from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
 from ambient.schemas.space import Space
-from ambient.train.augment import NUM_LABELS
 from ambient.train.config import MAY_CHANGE, TrainConfig
 from ambient.train.device import autocast, use_fast_kernels
 from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
@@ -40,7 +40,7 @@ from ambient.train.evaluate.extractors import features_of, open_extractor
 from ambient.train.evaluate.judge import Judge, denoising, draw
 from ambient.train.evaluate.reference import MOST_IN_PAIRS, Reference
 from ambient.train.evaluate.sources import resized, space_of_copies
-from ambient.train.loop import train
+from ambient.train.loop import compiled_shown, train
 from ambient.train.pictures import open_pictures
 from ambient.train.rows import read_rows
 from ambient.train.run import spoken
@@ -124,18 +124,33 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
 
 
 def warm_up(proof: Proof, options: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Compile what trains and what samples, on pictures of noise, while the first pool is written and annotated."""
-    config, device = training(proof, options), choose_device(options.device)
+    """Compile what trains and what samples, on pictures of noise, while the first pool is written and annotated.
+
+    One program of several does so; the others find its code in the compiler's cache.
+    """
+    config = training(proof, options)
     if config.compile != "on":
         return
+    with (options.work / "claims" / f"{proof.name}.compiling").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (compiled := options.work / "claims" / f"{proof.name}.compiled").exists():
+            _compile(proof, config, choose_device(options.device), say)
+            compiled.touch()
+            return
+    _compile(proof, config, choose_device(options.device), say)
+
+
+def _compile(proof: Proof, config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> None:
     space = Space(resolution=proof.pictures.shape[1], channels=proof.channels)
     use_fast_kernels(device)
     model = build_denoiser(config, space).to(device)
     model.network.compile(dynamic=False)
-    x = torch.randn(config.batch_size, *space.shape, device=device)
+    num = torch.arange(config.batch_size, device=device)
+    w0, ones = torch.zeros(len(num), *space.shape, device=device), torch.ones(len(num), device=device)
+    drawn = {"flip": config.flip, "probability": config.augment, "target": config.target}
+    x_t, _, told = compiled_shown()(w0, num, num, ones, ones / 2, torch.zeros_like(num[0]), **drawn)
     with autocast(device, config.precision):
-        told = torch.zeros(len(x), NUM_LABELS, device=device) if config.augment else None
-        denoised, _ = model(x, torch.ones(len(x), device=device), None, augment=told, uncertain=True)
+        denoised, _ = model(x_t, ones, None, augment=told, uncertain=True)
     denoised.square().mean().backward()
     say("the training step is compiled")
     model = build_denoiser(config, space).to(device).eval().requires_grad_(False)
