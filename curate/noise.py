@@ -45,11 +45,13 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | 
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # A product of two 32-bit words wraps in int64, but its 64 bits are right: mask after the shift.
-        p0, p1 = c0 * _M0, c2 * _M1
-        c0 = (p1 >> 32).bitwise_and_(_MASK) ^ (c1 ^ k0)
+        # Times M - 2^32 instead of M, so that no product leaves int64: overflow is undefined to a compiler of C++, and
+        # one was seen to leave the masks out.
+        p0, p1 = c0 * (_M0 - 2**32), c2 * (_M1 - 2**32)
+        high0, high1 = (p0 >> 32).add_(c0), (p1 >> 32).add_(c2)
+        c0 = high1.bitwise_and_(_MASK) ^ (c1 ^ k0)
         c1 = p1.bitwise_and_(_MASK)
-        c2 = (p0 >> 32).bitwise_and_(_MASK) ^ (c3 ^ k1)
+        c2 = high0.bitwise_and_(_MASK) ^ (c3 ^ k1)
         c3 = p0.bitwise_and_(_MASK)
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
     return [c0, c1, c2, c3]

@@ -7,7 +7,7 @@ another side every time; so pictures with s > 0 are only flipped.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,17 +22,17 @@ _LN_SCALE = 0.2 * math.log(2.0)  # of one standard deviation of scaling and of s
 _SHIFT = 1 / 8  # one standard deviation, in sides of the picture
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flips:
+class Flips(NamedTuple):
     """Which pictures are mirrored: across, (N,) bool, left and right; down, (N,) bool, top and bottom."""
 
     across: Tensor
     down: Tensor
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """pictures: (N, C, H, W)."""
-        pictures = torch.where(self.across.view(-1, 1, 1, 1), pictures.flip(3), pictures)
-        return torch.where(self.down.view(-1, 1, 1, 1), pictures.flip(2), pictures)
+
+def flipped(pictures: Tensor, flips: Flips) -> Tensor:
+    """pictures: (N, C, H, W)."""
+    pictures = torch.where(flips.across.view(-1, 1, 1, 1), pictures.flip(3), pictures)
+    return torch.where(flips.down.view(-1, 1, 1, 1), pictures.flip(2), pictures)
 
 
 def mirror(indices: Tensor, *, seed: int | Tensor) -> Flips:

@@ -162,10 +162,10 @@ def shown(
     told = None
     if probability:
         w0, flips, told = augment.geometric(w0, s, indices, probability=probability, seed=seed)
-        w0, z = flips(w0), flips(z)
+        w0, z = augment.flipped(w0, flips), augment.flipped(z, flips)
     elif flip:
         flips = augment.mirror(indices, seed=seed)
-        w0, z = flips(w0), flips(z)
+        w0, z = augment.flipped(w0, flips), augment.flipped(z, flips)
     x_t, y = TARGETS[target](w0, z, sigma, s, e)
     return x_t, y, told
 

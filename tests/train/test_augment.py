@@ -20,7 +20,7 @@ def test_half_are_mirrored_and_which_depends_on_the_number_alone() -> None:
     assert not flips.down.any()
     assert torch.equal(augment.mirror(INDICES[100:200], seed=1).across, flips.across[100:200])
     pictures = torch.randn(4000, 1, 2, 2)
-    mirrored = flips(pictures)
+    mirrored = augment.flipped(pictures, flips)
     assert torch.equal(mirrored[flips.across], pictures[flips.across].flip(3))
     assert torch.equal(mirrored[~flips.across], pictures[~flips.across])
 
@@ -54,8 +54,8 @@ def test_noised_pictures_are_flipped_and_nothing_else() -> None:
     z = fixed_noise(torch.arange(4000), (1, 16, 16), seed=0)
     sigma, e = torch.full((4000,), 2.0), torch.zeros_like(w0)
     x_n, _ = ambient_target(w0, z, sigma, s, e)
-    seen, _ = ambient_target(flips(moved), flips(z), sigma, s, e)
-    assert torch.equal(seen[noised], flips(x_n)[noised])
+    seen, _ = ambient_target(augment.flipped(moved, flips), augment.flipped(z, flips), sigma, s, e)
+    assert torch.equal(seen[noised], augment.flipped(x_n, flips)[noised])
 
 
 def test_an_unchanged_picture_is_bit_for_bit_itself_and_its_labels_are_zero() -> None:
