@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -129,6 +130,24 @@ def test_names_are_the_first_half_of_content_ids() -> None:
     random = np.random.default_rng(0)
     ids = [random.bytes(16).hex() for _ in range(1000)]
     assert len(set(names_of(ids).tolist())) == 1000
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
+def test_compiled_words_are_the_same() -> None:
+    # Products that overflowed were undefined to it: with PyTorch 2.11 words of names beyond 32 bits were others.
+    names = torch.cat([NAMES, torch.tensor([-(2**63), 2**63 - 1, -1])])
+
+    def both(names: Tensor) -> Tensor:
+        return words(names, 64, seed=0xFEDCBA9876543210, purpose=Purpose.FRESH)
+
+    assert torch.equal(torch.compile(both, dynamic=False)(names), both(names))
+
+
+def test_a_seed_may_be_a_tensor() -> None:
+    seeds = (3, 2**40 + 5)
+    for seed in seeds:
+        plain, told = (normals(NAMES, 5, seed=s, purpose=Purpose.FIT) for s in (seed, torch.tensor(seed)))
+        assert torch.equal(plain, told)
 
 
 @pytest.mark.gpu
