@@ -37,6 +37,8 @@ class Fields:
         """(num, 1, R, R) float32 fields, blurred."""
         generator = torch.Generator().manual_seed(seed)
         white = torch.randn(num, self.resolution, self.resolution, generator=generator, dtype=torch.float64)
+        if num == 0:  # MKL refuses to transform nothing
+            return white.float()[:, None]
         spectrum = torch.fft.fft2(white, norm="ortho") * self.power().sqrt() * self.transfer(blur)
         return torch.fft.ifft2(spectrum, norm="ortho").real.float()[:, None]
 

@@ -93,13 +93,12 @@ def introduction(proof: str) -> str:
 
 
 def _settings(proof: str, runs: list[Result], draw: Draw) -> list[str]:
-    """A part for each setting, the longest training first."""
+    """A part for each setting, the latest first; of one day, that with the most runs."""
     groups: dict[Setting, list[Result]] = defaultdict(list)
     for run in runs:
         groups[setting_of(run)].append(run)
-    return [
-        part for setting in sorted(groups, reverse=True) for part in _setting(proof, setting, groups[setting], draw)
-    ]
+    order = sorted(groups, key=lambda s: (max(run["date"] for run in groups[s]), len(groups[s]), s), reverse=True)
+    return [part for setting in order for part in _setting(proof, setting, groups[setting], draw)]
 
 
 def _setting(proof: str, setting: Setting, runs: list[Result], draw: Draw) -> list[str]:

@@ -46,20 +46,22 @@ def open_proof(data: Path, most: int | None) -> Proof:
 
 
 def jobs() -> list[Job]:
-    """Clean pictures only; the first row, with the ablations of which most is asked; what undamaged ones would give;
-    a seed of each other row; more seeds of one; the other ablations; more seeds of those.
+    """What the claim stands on: three seeds of one row, and what undamaged pictures would give.
+
+    Then a seed of each other row, the other arms, more seeds of a second row, the ablations, and more seeds of those.
     """
-    arms, first = ("ambient", "fixed", "all"), ("plain", "kept-plain", "kept")
-    changed = [label for label in ABLATIONS if label not in ("ambient", *first)]
-    found = [Job(row=ROWS[0], label="clean", seed=seed) for seed in _SEEDS[:2]]
-    found += [Job(row=_ABLATED, label=label, seed=0) for label in (*arms, *first)]
-    found += [Job(row=UNDAMAGED, label=UNDAMAGED, seed=0)]
-    found += [Job(row=row, label=label, seed=0) for row in ROWS if row != _ABLATED for label in arms]
-    found += [Job(row=ROWS[0], label="clean", seed=_SEEDS[2])]
-    found += [Job(row=_SEVERAL, label=label, seed=seed) for seed in _SEEDS[1:] for label in arms]
-    found += [Job(row=_ABLATED, label=label, seed=0) for label in changed]
-    again = ("ambient", *first, *changed)
-    return found + [Job(row=_ABLATED, label=label, seed=seed) for seed in _SEEDS[1:] for label in again]
+    ours, others = ("kept", "kept-plain"), ("fixed", "all")
+    changed = [label for label in ABLATIONS if label not in ours]
+    found = []
+    for seed in _SEEDS:
+        found += [Job(row=_ABLATED, label=label, seed=seed) for label in ("clean", *ours)]
+        found += [Job(row=UNDAMAGED, label=UNDAMAGED, seed=0)] if seed == 0 else []
+    found += [Job(row=_ABLATED, label=label, seed=0) for label in ("ambient", *others)]
+    found += [Job(row=row, label="kept", seed=0) for row in ROWS if row != _ABLATED]
+    found += [Job(row=row, label=label, seed=0) for row in ROWS if row != _ABLATED for label in others]
+    found += [Job(row=_SEVERAL, label=label, seed=seed) for seed in _SEEDS[1:] for label in ("kept", *others)]
+    found += [Job(row=_ABLATED, label=label, seed=0) for label in changed if label != "ambient"]
+    return found + [Job(row=_ABLATED, label=label, seed=seed) for seed in _SEEDS[1:] for label in changed]
 
 
 def clean_ones(num: int) -> np.ndarray:

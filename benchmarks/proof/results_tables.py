@@ -14,8 +14,12 @@ ARMS = {
     "undamaged": "all undamaged",
     "all": "all as equal",
     "fixed": "one fixed sigma_min",
-    "ambient": "ambient",
+    "ambient": "thresholds, the paper's draw",
+    "kept": "thresholds, composition kept",
+    "kept-plain": "the same, plain target",
 }
+OURS = ("kept", "kept-plain", "ambient")
+"""Arms that obey each picture's threshold, the trainer's default first."""
 TRAINED = {
     "clean": "lambda |D - w_0|^2 of the clean pictures",
     "undamaged": "lambda |D - w_0|^2 of all pictures as they were before any damage: how much there is to gain",
@@ -43,34 +47,38 @@ def formulas(labels: Iterable[str]) -> str:
 
 
 def main_table(found: Rows) -> str:
+    """Arms of which nothing is recorded have no column."""
     rows, copies = [], copies_measure(found)
+    arms = [label for label in ARMS if any(labels.get(label) for labels in found.values())]
+    counted = [label for label in ("clean", *OURS) if label in arms]
     for name, labels in found.items():
-        distances = [_value(labels.get(label, {}), "frechet") for label in ARMS]
-        rows.append([name, *distances, *(_value(labels.get(label, {}), copies, 100) for label in ("clean", "ambient"))])
-    heads = ["damage", *ARMS.values(), f"{copies_head(found)}: clean only", "ambient"]
+        distances = [_value(labels.get(label, {}), "frechet") for label in arms]
+        rows.append([name, *distances, *(_value(labels.get(label, {}), copies, 100) for label in counted)])
+    heads = ["damage", *(ARMS[label] for label in arms), *(f"{copies_head(found)}: {ARMS[label]}" for label in counted)]
     return "Frechet distance (lower is better):\n\n" + _table(heads, rows)
 
 
 def verdict_table(found: Rows) -> str:
-    """Ambient against each other arm: the difference, in percent, in standard errors, and what it is called."""
+    """What obeys thresholds against what does not: the difference, in percent, in standard errors, and its name."""
     rows, spread = [], relative_spread(found)
-    for other in (label for label in ARMS if label != "ambient"):
-        rows += [row for name, labels in found.items() if (row := _verdict(name, labels, other, spread))]
-    heads = ["damage", "ambient against", "difference", "in percent", "in standard errors", "seeds", "it is"]
-    return f"Ambient against the other arms (below 0 it is better):\n\n{_table(heads, rows)}" if rows else ""
+    for own in OURS:
+        for other in (label for label in ARMS if label not in (*OURS, "undamaged")):  # which nobody has
+            rows += [row for name, labels in found.items() if (row := _verdict(name, labels, own, other, spread))]
+    heads = ["damage", "arm", "against", "difference", "in percent", "in standard errors", "seeds", "it is"]
+    return f"Thresholds against the other arms (below 0 they are better):\n\n{_table(heads, rows)}" if rows else ""
 
 
-def _verdict(name: str, labels: Labels, other: str, spread: tuple[float, int] | None) -> list[str]:
+def _verdict(name: str, labels: Labels, own: str, other: str, spread: tuple[float, int] | None) -> list[str]:
     """A line of the table, or nothing where one of the arms is missing."""
-    ours, theirs = labels.get("ambient", {}), labels.get(other, {})
+    ours, theirs = labels.get(own, {}), labels.get(other, {})
     seeds = sorted(ours.keys() & theirs.keys())
     scaled = (spread[0] * _scale(ours, theirs, seeds), spread[1]) if spread and seeds else None
-    verdict = compare_arms(ours, theirs, ("ambient", ARMS[other]), spread=scaled)
+    verdict = compare_arms(ours, theirs, (ARMS[own], ARMS[other]), spread=scaled)
     if verdict is None:
         return []
     percent = f"{-100 * verdict.difference / _mean(theirs, seeds):+.1f} %"
     errors = f"{abs(verdict.difference) / verdict.error:,.1f}"
-    return [name, ARMS[other], f"{-verdict.difference:+.3g}", percent, errors, str(len(seeds)), verdict.said]
+    return [name, own, ARMS[other], f"{-verdict.difference:+.3g}", percent, errors, str(len(seeds)), verdict.said]
 
 
 def relative_spread(found: Rows) -> tuple[float, int] | None:

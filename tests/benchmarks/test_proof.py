@@ -141,8 +141,9 @@ def test_every_row_has_every_arm() -> None:
     names = [job.name for job in fashion.jobs()]
     assert len(set(names)) == len(names)
     assert {f"any-clean-{seed}" for seed in range(3)} <= set(names)
-    assert {f"{row}-{label}-0" for row in fashion.ROWS for label in ("all", "fixed", "ambient")} <= set(names)
-    assert {f"blur-1.0-{label}-{seed}" for label in ("all", "fixed", "ambient") for seed in range(3)} <= set(names)
+    assert {f"{row}-{label}-0" for row in fashion.ROWS for label in ("all", "fixed", "kept")} <= set(names)
+    assert {f"blur-1.0-{label}-{seed}" for label in ("all", "fixed", "kept") for seed in range(3)} <= set(names)
+    assert {f"blur-0.6-{label}-{seed}" for label in ABLATIONS for seed in range(3)} <= set(names)
     assert {f"blur-0.6-{label}-0" for label in ABLATIONS} <= set(names)
 
 
@@ -504,9 +505,9 @@ def test_the_page_is_made_of_the_records() -> None:
 
     records = small_records()
     text = page(records)
-    assert "| blur-1.0 | 11.0 +- 1.7 (3) |  |  |  | 6.0 +- 1.7 (3) | 50.0 +- " in text
-    assert "| blur-0.6 | 11.0 +- 1.7 (3) |  |  |  | 4.000 +- 0.020 (1) |" in text
-    assert "| blur-1.0 | clean only | -5 | -45.5 % |" in text
+    assert "| blur-1.0 | 11.0 +- 1.7 (3) | 6.0 +- 1.7 (3) | 50.0 +- " in text
+    assert "| blur-0.6 | 11.0 +- 1.7 (3) | 4.000 +- 0.020 (1) |" in text
+    assert "| blur-1.0 | ambient | clean only | -5 | -45.5 % |" in text
     assert text.count(r"`lambda \|D - w_0\|^2, z drawn") == 1  # not in each row
     assert "| copies of clean pictures, %" in text
     assert "| damage | label | 0.1 | 1 |" in text
@@ -583,7 +584,9 @@ def test_the_spread_over_seeds_grows_with_the_value() -> None:
 
     large = {"all": seeds(93.0, 100.0, 107.0, label="all"), "ambient": seeds(50.0, 50.0, 50.0, label="ambient")}
     small = {"all": seeds(9.0, label="all"), "ambient": seeds(7.0, label="ambient")}
-    assert "| small | all as equal | -2 | -22.2 % | 3.5 | 1 | better |" in verdict_table({"big": large, "small": small})
+    assert "| small | ambient | all as equal | -2 | -22.2 % | 3.5 | 1 | better |" in verdict_table(
+        {"big": large, "small": small}
+    )
     close = {"all": seeds(7.1, label="all"), "ambient": seeds(7.0, label="ambient")}
     assert "| 1 | within noise |" in verdict_table({"big": large, "small": close})
 
