@@ -11,6 +11,7 @@ from .verdict import Result, by_arm
 
 _SIZE = (6.4, 4.0)  # inches
 _FAR_APART = 4.0  # distances whose ratio exceeds this are drawn on a logarithmic axis
+_FEW_DECADES = 30.0  # ratio of the ends of a logarithmic axis up to which every tick is labelled
 
 
 def draw_plots(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -66,6 +67,8 @@ def scale_distances(axes: Any) -> None:
     lowest, highest = axes.dataLim.intervaly
     if lowest > 0 and highest > _FAR_APART * lowest:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}" if highest < _FEW_DECADES * lowest else "")
     else:
         axes.ticklabel_format(axis="y", useOffset=False)
 
