@@ -36,11 +36,14 @@ OUT = Path(__file__).parents[2] / "docs" / "results.md"
 
 Draw = Callable[[str, Rows], dict[str, str]]
 """(what files are named, rows) -> name of each plot's file -> caption."""
-Setting = tuple[int, int, str, str]
-"""Training pictures, samples, network and what keeps it from learning by heart, other options: runs that compare."""
+Setting = tuple[str, ...]
+"""Pool, length, samples, network, what is drawn and what keeps it from learning by heart: runs of one compare."""
 
-_SAID = re.compile(r" --(images|samples) \d+| --set (network\.(kind|channels|dropout|augment_dim)|augment)=\S+")
-"""Options that the others of a setting tell."""
+_SAID = re.compile(
+    r" --(images|samples|pool-size) \d+"
+    r"| --set (network\.(kind|channels|multipliers|dropout|augment_dim)|augment|batch_size|P_mean)=\S+"
+)
+"""Options that a setting tells."""
 
 _INTRODUCTION = """Made by `python benchmarks/proof/docs_results.py` from the files in
 [benchmarks/proof/results](../benchmarks/proof/results), one of each run, which hold its configuration. Values are means
@@ -102,22 +105,35 @@ def _settings(proof: str, runs: list[Result], draw: Draw) -> list[str]:
 
 
 def _setting(proof: str, setting: Setting, runs: list[Result], draw: Draw) -> list[str]:
-    images, samples, network, others = setting
-    rows, name = by_row(runs), re.sub(r"[^\w.]+", "-", f"{proof}-{images}x{samples}-{network}{others}")
+    rows, title = by_row(runs), ", ".join(part for part in setting if part)
+    name = re.sub(r"[^\w.]+", "-", f"{proof}-{title.replace(',', '')}")
     plots = [f"{caption}:\n\n![{caption}]({path})" for path, caption in draw(name, rows).items()]
     tables = [ablation_table(rows), known_table(rows), denoising_table(rows), runs_table(runs)]
-    title = f"### {images:,} training pictures, {samples:,} samples, {network}{others}"
-    return [title, _conditions(runs), main_table(rows), verdict_table(rows), curve_table(rows), *plots, *tables]
+    return [
+        f"### {title}",
+        _conditions(runs),
+        main_table(rows),
+        verdict_table(rows),
+        curve_table(rows),
+        *plots,
+        *tables,
+    ]
 
 
 def setting_of(run: Result) -> Setting:
-    """What must be the same in runs that are compared; other options are those of its command."""
+    """What must be the same in runs that are compared; what a record does not tell is in its command."""
     config, network = run["config"], run["config"]["network"]
-    told = f"{network['kind']} of {network['channels']} channels, dropout {network['dropout']:g}"
-    if config["augment"]:
-        told += f", augmentation {config['augment']:g}"
-    options = _SAID.sub("", run["command"].partition(" --out OUT")[2])
-    return config["num_images"], run["samples"], told, options
+    widths = " ".join(str(m) for m in network["multipliers"])
+    return (
+        f"{run['reference']['pictures']:,} pictures",
+        f"{config['num_images']:,} to train on by {config['batch_size']}",
+        f"{run['samples']:,} samples",
+        f"{network['kind']} of {network['channels']} channels x {widths}",
+        f"P_mean {config['P_mean']:g}",
+        f"dropout {network['dropout']:g}",
+        f"augmentation {config['augment']:g}" if config["augment"] else "",
+        _SAID.sub("", run["command"].partition(" --out OUT")[2]).strip(),
+    )
 
 
 def by_row(runs: Iterable[Result]) -> Rows:

@@ -457,8 +457,8 @@ def test_a_file_too_large_to_come_back_is_called_so(
 
 
 def trained_with(*, num_images: int = 1000, augment: float = 0.0, dropout: float = 0.1) -> dict:
-    network = {"kind": "unet", "channels": 64, "dropout": dropout}
-    return {"num_images": num_images, "augment": augment, "network": network}
+    network = {"kind": "unet", "channels": 64, "multipliers": [1, 2], "dropout": dropout}
+    return {"num_images": num_images, "batch_size": 50, "P_mean": -1.2, "augment": augment, "network": network}
 
 
 def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) -> dict:
@@ -474,6 +474,7 @@ def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) 
         "arm": label,
         "seed": seed,
         "samples": 100,
+        "reference": {"pictures": 60},
         "config": trained_with(),
         "pictures": 60,
         "measures": {"frechet": measured(frechet), **{name: measured(0.5) for name in names}},
@@ -514,11 +515,14 @@ def test_the_page_is_made_of_the_records() -> None:
     assert "| blur-1.0 | ambient | 0.500 | 1.000 |" in text
     assert "[any clean 2](../benchmarks/proof/results/fashion-any-clean-2.json)" in text
     assert "## Annotation" not in text
-    assert text.count("### 1,000 training pictures, 100 samples, unet of 64 channels, dropout 0.1\n") == 1
+    network = "100 samples, unet of 64 channels x 1 2, P_mean -1.2, dropout 0.1"
+    assert text.count(f"### 60 pictures, 1,000 to train on by 50, {network}\n") == 1
     other = page([*records, run_record("blur-1.0", "all", 0, 1.0, config=trained_with(num_images=500))])
-    assert "| 1.000 +- " not in other.partition("### 500 training")[0]
+    assert "| 1.000 +- " not in other.partition("### 60 pictures, 500 to train")[0]
     changed = run_record("blur-1.0", "all", 0, 1.0, command=f"{records[0]['command']} --set lr=1")
-    assert "| 1.000 +- " in page([*records, changed]).partition("dropout 0.1 --set lr=1")[2]
+    assert "| 1.000 +- " in page([*records, changed]).partition("dropout 0.1, --set lr=1\n")[2]
+    fewer = run_record("blur-1.0", "all", 0, 1.0, reference={"pictures": 30})
+    assert "| 1.000 +- " in page([*records, fewer]).partition("### 30 pictures")[2]
 
 
 def test_runs_that_are_held_from_learning_by_heart_otherwise_are_not_compared() -> None:
@@ -531,7 +535,7 @@ def test_runs_that_are_held_from_learning_by_heart_otherwise_are_not_compared() 
         moved = run_record("blur-1.0", "all", 0, 1.0, config=trained_with(augment=0.12, dropout=0), **changes)
         text = page([*records, moved])
         assert text.count("| 1.000 +- ") == 1
-        assert "| 1.000 +- " in text.partition("100 samples, unet of 64 channels, dropout 0, augmentation 0.12\n")[2]
+        assert "| 1.000 +- " in text.partition("x 1 2, P_mean -1.2, dropout 0, augmentation 0.12\n")[2]
 
 
 def test_the_page_says_of_what_copies_were_counted() -> None:
