@@ -67,6 +67,9 @@ def annotate(
     epsilon: Epsilon = 0.05,
     draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 6,
     per: Annotated[Literal["picture", "source"], typer.Option(help="What has a threshold of its own.")] = "picture",
+    crossing: Annotated[
+        Literal["rising", "first"], typer.Option(help="Of a curve that passes 0.5 - epsilon again and again.")
+    ] = "rising",
     steps: Annotated[int | None, typer.Option(help="The classifier's, at most; default: 1,000, GPU 8,000.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -105,6 +108,7 @@ def annotate(
         epsilon=epsilon,
         draws=draws,
         per=per,
+        crossing=crossing,
         duplicates=duplicates,
         steps=steps,
         seed=seed,
@@ -125,6 +129,10 @@ def threshold(
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
     epsilon: Annotated[
         float | None, typer.Option(help="A level is good when p_clean > 0.5 - epsilon; default: the manifest's.")
+    ] = None,
+    crossing: Annotated[
+        Literal["rising", "first"] | None,
+        typer.Option(help="Of a curve that passes 0.5 - epsilon again and again; default: the manifest's."),
     ] = None,
     per: Annotated[
         Literal["picture", "source", "label", "quality"], typer.Option(help="What has a threshold of its own.")
@@ -151,6 +159,7 @@ def threshold(
 
     decided = Rule(
         epsilon=epsilon,
+        crossing=crossing,
         per=per,
         by=by,
         fixed=sigma_min,

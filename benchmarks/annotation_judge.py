@@ -17,6 +17,7 @@ from ambient.curate.noisy import Sample
 from ambient.curate.spread import fold_spread
 from ambient.curate.threshold import decide, draw_noise, sigma_grid
 from ambient.curate.units import to_unit
+from ambient.schemas.manifest import Crossing
 from ambient.schemas.space import Space
 from torch import Tensor
 
@@ -66,13 +67,14 @@ def by_fold(classifier: CrossFitted, names: Tensor) -> Iterator[tuple[Callable[.
         yield member, (folds == fold).nonzero()[:, 0]
 
 
-def annotated(judge: Judge, sample: Sample, draws: int, seed: int) -> Curves:
-    """Curves as ``ambient annotate`` measures them."""
+def annotated(judge: Judge, sample: Sample, draws: int, seed: int, how: Crossing = "rising") -> Curves:
+    """Curves as ``ambient annotate`` measures them. how: which crossing it looks for."""
     x = as_unit(sample.pictures)
     out = {name: np.zeros((len(x), len(GRID))) for name in ("mean", "variance", "count")}
     for member, mine in by_fold(judge.classifier, sample.names):
         groups = sample.groups[mine]
-        found = search(member, x[mine], sample.names[mine], GRID, groups=groups, draws=draws, tau=TAU, seed=seed)
+        names = sample.names[mine]
+        found = search(member, x[mine], names, GRID, groups=groups, draws=draws, tau=TAU, how=how, seed=seed)
         for name, values in out.items():
             values[mine.cpu().numpy()] = getattr(found, name)
     return Curves(**out)
@@ -82,9 +84,9 @@ def as_unit(pictures: Tensor) -> Tensor:
     return to_unit(pictures) if pictures.dtype == torch.uint8 else pictures
 
 
-def decided(curves: Curves, spread: Array | float) -> tuple[Array, Array, Array]:
+def decided(curves: Curves, spread: Array | float, how: Crossing = "rising") -> tuple[Array, Array, Array]:
     noise = draw_noise(curves.mean, curves.variance, curves.count)
-    return decide(curves.mean, curves.count, GRID, EPSILON, noise=noise, spread=spread)
+    return decide(curves.mean, curves.count, GRID, EPSILON, noise=noise, spread=spread, how=how)
 
 
 def few(sample: Sample, num: int) -> Sample:

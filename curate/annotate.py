@@ -141,6 +141,7 @@ def _lead(
             run=identity,
             options=options,
             epsilon=config.epsilon,
+            crossing=config.crossing,
             clean_set=clean_set,
         )
         if config.sigma_min is None:
@@ -289,5 +290,6 @@ def _decided(records: pa.Table, metadata: Metadata, run: Run) -> pa.Table:
     records = records.append_column("method", pa.nulls(len(records), pa.string()))
     config = run.config
     given = config.sigma_min is not None
-    rule = Rule(fixed=config.sigma_min) if given else Rule(epsilon=config.epsilon, per=config.per)
+    judged = Rule(epsilon=config.epsilon, per=config.per, crossing=config.crossing)
+    rule = Rule(fixed=config.sigma_min) if given else judged
     return settle(records, rule, Measured.of(metadata, lambda: measured_parts(run.work)), run.reporter)

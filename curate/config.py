@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..schemas.errors import UserError
+from ..schemas.manifest import Crossing
 from ..schemas.space import Space
 from .pool import Duplicates
 from .ranks import Top
 
 _INSTEAD = {
-    "sigma_min": ("a classifier", ("classifier", "per", "epsilon", "draws", "steps")),
+    "sigma_min": ("a classifier", ("classifier", "per", "epsilon", "crossing", "draws", "steps")),
     "classifier": ("training one", ("steps",)),
 }
 """Option -> what it takes the place of, and which options then say nothing."""
@@ -30,8 +31,9 @@ class AnnotateConfig:
     scores: table whose score columns are added. classifier: file of an earlier run, which judges instead of one trained
     here; then nothing is clean unless said. resolution: None takes the classifier's, or the largest power of two <= the
     median short side, at most 256. draws: noise draws per level, on average. per: one threshold per picture or per
-    source. steps: the most of the classifier's training, which its held-out loss ends; None takes 1,000 on a CPU and
-    8,000 on a GPU.
+    source. crossing: where a curve passes 0.5 - epsilon several times, the first counts, as in arXiv 2506.10038, or
+    that of the closest rising curve, which is the careful choice. steps: the most of the classifier's training, which
+    its held-out loss ends; None takes 1,000 on a CPU and 8,000 on a GPU.
     """
 
     clean: Path | None = None
@@ -46,6 +48,7 @@ class AnnotateConfig:
     epsilon: float = 0.05
     draws: int = 6
     per: Literal["picture", "source"] = "picture"
+    crossing: Crossing = "rising"
     duplicates: Duplicates = "mark"
     steps: int | None = None
     seed: int = 0
@@ -72,6 +75,8 @@ class AnnotateConfig:
             raise UserError(f"steps must be at least 1, not {self.steps}")
         if self.duplicates not in ("mark", "keep"):
             raise UserError(f"--duplicates is mark or keep, not {self.duplicates!r}")
+        if self.crossing not in ("rising", "first"):
+            raise UserError(f"--crossing is rising or first, not {self.crossing!r}")
         if self.per not in ("picture", "source"):
             raise UserError(f"--per is picture or source, not {self.per!r}")
         resolution = 8 if self.resolution is None else self.resolution

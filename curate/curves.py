@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..schemas.manifest import Crossing
 from .noise import Purpose, normals
 from .opposed import Rings, opposed, rings
-from .threshold import Array, isotonic_crossing
+from .threshold import Array, Index, isotonic_crossing
 
 Classifier = Callable[..., Tensor]
 """(x (N, C, H, W) float, sigma (N,)) -> (N,) logits of "clean"; group (N,) int64 comes third where there are groups."""
@@ -18,6 +19,7 @@ Classifier = Callable[..., Tensor]
 _PAIR_BITS = 14  # a stream's index is level * 2^14 + pair of draws
 _GPU_VALUES = 1 << 26  # of noisy pictures at a time
 _WINDOWS = (8, 4)  # levels around the crossing that get further draws, round by round
+_NOISE = 0.02  # variance of a draw as a share of p (1 - p), where it has to be guessed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,7 @@ def search(
     groups: Tensor | None = None,
     draws: int,
     tau: float,
+    how: Crossing = "rising",
     seed: int = 0,
     compiled: bool = False,
 ) -> Curves:
@@ -142,7 +145,9 @@ def search(
 
     A quarter of the budget, at least 2 draws, goes to every level; half of the rest to the 8 levels around the
     crossing found so far, the other half to the 4 around the crossing then found.
-    draws: mean number per level, so that the cost is L * draws evaluations per picture. Arguments as ``p_clean``.
+    draws: mean number per level, so that the cost is L * draws evaluations per picture. how: which crossing, where
+    there are several; the first may lie at any of some places, so its levels need not be neighbours.
+    Other arguments as ``p_clean``.
     """
     num, size = len(pictures), len(grid)
     device_grid = torch.tensor(grid, dtype=torch.float32, device=pictures.device)
@@ -176,12 +181,29 @@ def search(
     for round_, window in enumerate(_WINDOWS):
         extra = left // (len(_WINDOWS) - round_) // window // 2 * 2
         if extra and num:
-            sigma = isotonic_crossing(total / count, grid, tau, count)
-            centre = np.searchsorted(grid, sigma)  # 0 for 0, the number of levels for inf
-            start = np.clip(centre - window // 2, 0, size - window)
-            levels = torch.tensor(start[:, None] + np.arange(window), device=pictures.device)
-            add(levels, extra, first)
+            find = _around_rising if how == "rising" else _likely_first
+            add(torch.tensor(find(total / count, count, grid, tau, window), device=pictures.device), extra, first)
             first, left = first + extra, left - extra * window
     mean = total / count
     of_pairs = np.maximum(squares - pairs * mean**2, 0.0) / np.maximum(pairs - 1, 1)
     return Curves(mean=mean, count=count, variance=np.where(pairs > 1, 2 * of_pairs, np.nan))
+
+
+def _around_rising(mean: Array, count: Array, grid: Array, tau: float, num: int) -> Index:
+    """(N, num) levels around the crossing of the isotonic fit."""
+    centre = np.searchsorted(grid, isotonic_crossing(mean, grid, tau, count))  # 0 for 0, the number of levels for inf
+    start = np.clip(centre - num // 2, 0, len(grid) - num)
+    found: Index = start[:, None] + np.arange(num)
+    return found
+
+
+def _likely_first(mean: Array, count: Array, grid: Array, tau: float, num: int) -> Index:  # noqa: ARG001
+    """(N, num) levels that are most likely the first above tau, or the last before it."""
+    error = np.sqrt(_NOISE * np.clip(mean * (1 - mean), 0.01, None) / count)
+    above = torch.special.ndtr(torch.from_numpy((mean - tau) / error)).numpy()
+    none_before = np.cumprod(np.pad(1 - above, ((0, 0), (1, 0)), constant_values=1.0), axis=1)
+    first = np.pad(above * none_before[:, :-1], ((0, 0), (0, 1)))
+    first[:, -1] = none_before[:, -1]  # beyond the grid
+    ends = first[:, :-1] + first[:, 1:]
+    found: Index = np.sort(np.argsort(-ends, axis=1, kind="stable")[:, :num], axis=1)
+    return found

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import THRESHOLDS, Metadata
+from ..schemas.manifest import THRESHOLDS, Crossing, Metadata
 from .columns import Rows, is_, matrix, words
 from .parallel import map_in_order
 from .pool import replaced
@@ -30,7 +30,7 @@ INSTEAD = "use --sigma-min, --quantile or --rule, or annotate again"
 OPTIONS = {"fixed": "sigma-min", "sql": "rule"}
 """Fields of a Rule whose option has another name."""
 
-_BOUNDS, _OF_CURVES = {"floor", "cap"}, {"epsilon", "per", "use"}
+_BOUNDS, _OF_CURVES = {"floor", "cap"}, {"epsilon", "crossing", "per", "use"}
 _USES = {
     "rule": {"sql"},
     "quantile": {"quantile", "fixed", "share"},
@@ -44,14 +44,15 @@ _USES = {
 class Rule:
     """What turns a row into sigma_min.
 
-    From its curve: epsilon, or None for the one in the manifest's metadata; per: a value of its own, or one for its
-    source, label, or tenth by the score `by`. Without: fixed, one value for all; sql, an expression over the columns of
-    the manifest; quantile, a score whose lowest `share` gets `fixed`, and the others 0. use: "hi" takes the upper end
-    of the interval. floor, cap: bounds of the finite values. Clean pictures keep 0. Raises UserError for a value out of
-    range, and for one that is not at its default where it would change nothing.
+    From its curve: epsilon and crossing, or None for those in the manifest's metadata; per: a value of its own, or one
+    for its source, label, or tenth by the score `by`. Without: fixed, one value for all; sql, an expression over the
+    columns of the manifest; quantile, a score whose lowest `share` gets `fixed`, and the others 0. use: "hi" takes the
+    upper end of the interval. floor, cap: bounds of the finite values. Clean pictures keep 0. Raises UserError for a
+    value out of range, and for one that is not at its default where it would change nothing.
     """
 
     epsilon: float | None = None
+    crossing: Crossing | None = None
     per: Per = "picture"
     by: str | None = None
     fixed: float | None = None
@@ -77,6 +78,8 @@ class Rule:
             raise UserError(
                 f"--floor and --cap must be numbers with 0 <= floor <= cap, not {self.floor} and {self.cap}"
             )
+        if self.crossing not in (None, "rising", "first"):
+            raise UserError(f"--crossing is rising or first, not {self.crossing!r}")
         if self.use not in ("estimate", "hi"):
             raise UserError(f"--use is estimate or hi, not {self.use!r}")
         self._check_used()
@@ -107,7 +110,8 @@ class Measured:
     """The curves of a manifest's rows, and what tells how far they are off.
 
     parts: called for tables with the columns row (ascending), p_clean and draws, of the usable rows. grid: (L,) noise
-    levels; noise: (L,) from ``draw_noise``; spread: (L,) from ``fold_spread``; epsilon: of a rule that has none.
+    levels; noise: (L,) from ``draw_noise``; spread: (L,) from ``fold_spread``; epsilon, crossing: of a rule that has
+    none.
     """
 
     parts: Parts
@@ -115,6 +119,7 @@ class Measured:
     noise: Rows
     spread: Rows
     epsilon: float
+    crossing: Crossing
 
     @classmethod
     def of(cls, metadata: Metadata, parts: Parts) -> "Measured":
@@ -124,7 +129,14 @@ class Measured:
                 f"the manifest's metadata is damaged: draw_noise has {len(noise)} and fold_spread {len(spread)} values "
                 f"for {len(grid)} noise levels"
             )
-        return cls(parts=parts, grid=grid, noise=noise, spread=spread, epsilon=metadata.epsilon)
+        return cls(
+            parts=parts,
+            grid=grid,
+            noise=noise,
+            spread=spread,
+            epsilon=metadata.epsilon,
+            crossing=metadata.crossing,
+        )
 
 
 def settle(table: pa.Table, rule: Rule, measured: Measured, reporter: Reporter) -> pa.Table:
@@ -166,11 +178,12 @@ def _values(rows: pa.Table, use: Rows, rule: Rule, measured: Measured, reporter:
 
 
 def _per_picture(use: Rows, rule: Rule, measured: Measured) -> Rows:
-    grid, noise, spread, epsilon = measured.grid, measured.noise, measured.spread, _epsilon(rule, measured)
+    grid, noise, spread = measured.grid, measured.noise, measured.spread
+    epsilon, how = _said(rule, measured)
 
     def of(part: pa.Table) -> Rows:
         mean, count = (matrix(part[name], len(grid)) for name in ("p_clean", "draws"))
-        found = decide(mean, count, grid, epsilon, noise=noise, spread=spread)
+        found = decide(mean, count, grid, epsilon, noise=noise, spread=spread, how=how)
         return np.stack(found, axis=1).astype(np.float32)
 
     parts = map_in_order(of, _batches(use, measured, "p_clean", "draws"), workers=os.cpu_count() or 1)
@@ -185,13 +198,14 @@ def _per_group(use: Rows, groups: Rows, rule: Rule, measured: Measured) -> Rows:
     for part in _batches(use, measured, "p_clean"):
         curves[start : start + len(part)] = matrix(part["p_clean"], levels)
         start += len(part)
-    epsilon = _epsilon(rule, measured)
-    found = decide_per_group(curves, groups.tolist(), measured.grid, epsilon, spread=measured.spread)
+    epsilon, how = _said(rule, measured)
+    found = decide_per_group(curves, groups.tolist(), measured.grid, epsilon, spread=measured.spread, how=how)
     return np.array([found[group] for group in groups]).reshape(len(groups), 3)
 
 
-def _epsilon(rule: Rule, measured: Measured) -> float:
-    return measured.epsilon if rule.epsilon is None else rule.epsilon
+def _said(rule: Rule, measured: Measured) -> tuple[float, Crossing]:
+    """Epsilon and crossing of the rule, or else of the manifest."""
+    return measured.epsilon if rule.epsilon is None else rule.epsilon, rule.crossing or measured.crossing
 
 
 def _batches(use: Rows, measured: Measured, *names: str) -> Iterator[pa.Table]:

@@ -168,6 +168,7 @@ def cross_search(
                 groups=told[mine],
                 draws=config.draws,
                 tau=0.5 - config.epsilon,
+                how=config.crossing,
                 seed=config.seed,
                 compiled=compiled,
             )

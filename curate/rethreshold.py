@@ -30,8 +30,8 @@ def rethreshold(
 ) -> Path:
     """Write a manifest with the thresholds that a rule gives to the pictures of another, all else unchanged.
 
-    Its metadata's epsilon changes only where the rule names another for the curves. Raises UserError when the manifest
-    has no curves and the rule needs them, or when `out` exists.
+    Its metadata's epsilon and crossing change only where the rule names others for the curves. Raises UserError when
+    the manifest has no curves and the rule needs them, or when `out` exists.
     """
     metadata = read_metadata(manifest)
     if out.exists() and not overwrite:
@@ -49,6 +49,7 @@ def rethreshold(
         run=digests.of_json([metadata.run, words]),
         options=DECIDED_AGAIN + metadata.options.removeprefix(DECIDED_AGAIN),
         epsilon=metadata.epsilon if rule.epsilon is None else rule.epsilon,
+        crossing=rule.crossing or metadata.crossing,
     )
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata, curves=curves())
     return out

@@ -15,7 +15,7 @@ from ..schemas.manifest import Metadata, read_metadata
 from ..schemas.usable import BETA
 from .query import query, rows_of
 from .tables import print_table, shown, to_json_lines
-from .threshold import isotonic
+from .threshold import fitted
 
 _HEIGHT = 11  # lines of a curve, from p_clean 0 to 1
 _FANCY = {"fit": "━", "point": "·", "tau": "┄", "axis": "│", "corner": "└", "base": "─", "cross": "▲", "span": "━"}
@@ -82,14 +82,15 @@ def use_of(row: dict[str, Any]) -> str:
 
 
 def draw(row: dict[str, Any], metadata: Metadata) -> list[str]:
-    """Lines of a plot of p_clean (points), its isotonic fit (line) and the threshold against the noise level.
+    """Lines of a plot of p_clean (points), the fit that decides (line) and the threshold against the noise level.
 
     row: with p_clean, draws (or None) and sigma_min, sigma_min_lo, sigma_min_hi. One column per level.
     """
     marks = _FANCY if _can_print("".join(_FANCY.values())) else _PLAIN
     curve = np.array([row["p_clean"]], dtype=np.float64)
-    fit = isotonic(curve, None if row["draws"] is None else np.array([row["draws"]], dtype=np.float64))[0]
     tau, grid = 0.5 - metadata.epsilon, np.array(metadata.sigma_grid)
+    draws = np.ones(curve.shape) if row["draws"] is None else np.array([row["draws"]], dtype=np.float64)
+    fit = fitted(curve, draws, tau, np.array(metadata.draw_noise or 0.0), metadata.crossing)[0]
     canvas = np.full((_HEIGHT, len(grid)), " ")
     canvas[_line(tau)] = marks["tau"]
     for values, mark in ((curve[0], marks["point"]), (fit, marks["fit"])):

@@ -1,7 +1,10 @@
 """From p_clean curves to sigma_min: the crossing of the isotonic fit (arXiv 2506.10038, sections 3.1 and 3.2).
 
 p_clean rises with the noise level; each level is estimated from its own noise, so the raw curve wiggles and its first
-crossing comes too early. The isotonic fit, the closest rising curve, has no such bias.
+crossing comes too early. The isotonic fit, the closest rising curve, has no such bias. Some pictures' curves do fall
+again, though. The crossing of the fit to all levels, ``rising``, then lies where the curve is above tau for good, on
+average; ``first``, the paper's inf{sigma : p_clean(sigma) > tau}, ends the fit where the curve has passed tau for the
+first time, by more than its draws scatter.
 """
 
 from collections.abc import Iterable
@@ -9,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..schemas.manifest import Crossing
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -19,6 +24,7 @@ _DRAW_RESAMPLES = 100
 _CHUNK = 1 << 14  # curves averaged at a time
 _TWO_CLASSIFIERS = 2**0.5  # the one that judged and another one, which the interval is to hold, are both off by spread
 _PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
+_PASSED = 1.0  # standard errors above tau from which on a curve has passed it
 
 
 def sigma_grid(levels: int = NUM_LEVELS, lowest: float = LOWEST, highest: float = HIGHEST) -> Array:
@@ -89,6 +95,36 @@ def isotonic_crossing(curves: Array, grid: Array, tau: float, weights: Array) ->
     return _interpolated(first, low, high, grid, tau)
 
 
+def until_first(mean: Array, count: Array, tau: float, noise: Array | float) -> Array:
+    """The curves up to the level by which each has passed tau for the first time, 1 from there on: (N, L).
+
+    Passed is a run of levels whose mean is above tau by _PASSED of its standard errors, as in a cumulative sum chart
+    (Page 1954). Arguments as in ``decide``.
+    """
+    n, levels = mean.shape
+    rise, variance = count * (mean - tau), count * noise * mean * (1 - mean)
+    total, scatter, passed = np.zeros(n), np.zeros(n), np.zeros(n, dtype=bool)
+    out = np.ones((n, levels))
+    for level in range(levels):
+        out[~passed, level] = mean[~passed, level]
+        total, scatter = total + rise[:, level], scatter + variance[:, level]
+        below = total <= 0
+        total[below], scatter[below] = 0.0, 0.0
+        passed |= total > _PASSED * np.sqrt(scatter)
+    return out
+
+
+def fitted(mean: Array, count: Array, tau: float, noise: Array | float, how: Crossing) -> Array:
+    """The curve whose first level above tau decides: rising all the way, or until it has passed tau. (N, L).
+
+    Arguments as in ``decide``.
+    """
+    if how == "rising":
+        return isotonic(mean, count)
+    fit = isotonic(until_first(mean, count, tau, noise), count)
+    return np.where(fit < 1, fit, mean)
+
+
 def draw_noise(mean: Array, variance: Array, count: Array) -> Array:
     """How much one draw scatters at each level, as a share of p (1 - p), the most that it can: (L,).
 
@@ -113,30 +149,38 @@ def pooled_noise(parts: Iterable[tuple[Array, Array, Array]]) -> Array:
 
 
 def decide(
-    mean: Array, count: Array, grid: Array, epsilon: float, *, noise: Array, spread: Array | float = 0.0
+    mean: Array,
+    count: Array,
+    grid: Array,
+    epsilon: float,
+    *,
+    noise: Array,
+    spread: Array | float = 0.0,
+    how: Crossing = "rising",
 ) -> tuple[Array, Array, Array]:
     """sigma_min of each picture with a 90 % interval.
 
     mean, count: (N, L) p_clean and the number of draws; grid: (L,); a level is good when p_clean > 0.5 - epsilon.
     noise: (L,) from ``draw_noise``; spread: (L,) standard deviation of the log odds between classifiers of one recipe.
+    how: which crossing, where a curve has several.
     Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap around the isotonic fit (around the raw
     means it covers 3 % less): the draws scatter at each level by itself, another classifier, trained afresh, moves the
     whole curve. The random numbers are the same for every picture, so that it does not depend on its neighbours.
     """
     tau = 0.5 - epsilon
-    fit = isotonic(mean, count)
+    fit = fitted(mean, count, tau, noise, how)
     sigma_min = crossing(fit, grid, tau)
     smooth = (fit * count + 0.5) / (count + 1)  # a level of nothing but zeros is not certain
     error = np.sqrt(noise * smooth * (1 - smooth) / count)
     random = np.random.default_rng(0)
     normals = random.standard_normal((_DRAW_RESAMPLES, mean.shape[1]))
     shifts = _TWO_CLASSIFIERS * spread * random.standard_normal((_DRAW_RESAMPLES, 1))
-    resampled = np.stack(
-        [
-            isotonic_crossing(moved(fit, shift) + error * z, grid, tau, count)
-            for z, shift in zip(normals, shifts, strict=True)
-        ]
-    )
+    resampled = np.empty((_DRAW_RESAMPLES, len(mean)))
+    for found, z, shift in zip(resampled, normals, shifts, strict=True):
+        curves = moved(fit, shift) + error * z
+        if how == "first":
+            curves = until_first(curves.clip(0, 1), count, tau, noise)
+        found[:] = isotonic_crossing(curves, grid, tau, count)
     lo, hi = np.quantile(resampled, [0.05, 0.95], axis=0, method="inverted_cdf")
     return sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min)
 
@@ -149,13 +193,24 @@ def moved(p: Array, shift: Array) -> Array:
 
 
 def decide_per_group(
-    curves: NDArray[np.floating[Any]], groups: list[str], grid: Array, epsilon: float, *, spread: Array | float = 0.0
+    curves: NDArray[np.floating[Any]],
+    groups: list[str],
+    grid: Array,
+    epsilon: float,
+    *,
+    spread: Array | float = 0.0,
+    how: Crossing = "rising",
 ) -> dict[str, tuple[float, float, float]]:
     """One sigma_min per group of pictures, such as a source: the crossing of their mean curve (eq. 3.2).
 
     curves: (N, L) p_clean; groups: N names. Returns group -> (sigma_min, lo, hi); the 90 % interval is a bootstrap
-    over the pictures of the group and over classifiers, as in ``decide``.
+    over the pictures of the group and over classifiers, as in ``decide``. Draws hardly scatter such a mean.
     """
+    tau = 0.5 - epsilon
+
+    def crossed(means: Array) -> Array:
+        return crossing(fitted(means, np.ones(means.shape), tau, 0.0, how), grid, tau)
+
     names = np.asarray(groups, dtype=object)
     out: dict[str, tuple[float, float, float]] = {}
     for group in sorted(set(groups)):
@@ -167,8 +222,8 @@ def decide_per_group(
         shifts = _TWO_CLASSIFIERS * spread * random.standard_normal((_RESAMPLES, 1))
         mean, *rest = _weighted_means(curves, mine, counts)
         means = np.stack(rest)
-        sigma_min = crossing(isotonic(mean[None]), grid, 0.5 - epsilon)
-        resampled = crossing(isotonic(moved(means, np.broadcast_to(shifts, means.shape))), grid, 0.5 - epsilon)
+        sigma_min = crossed(mean[None])
+        resampled = crossed(moved(means, np.broadcast_to(shifts, means.shape)))
         lo, hi = np.quantile(resampled, [0.05, 0.95], method="inverted_cdf")
         out[group] = (float(sigma_min[0]), float(min(lo, sigma_min[0])), float(max(hi, sigma_min[0])))
     return out

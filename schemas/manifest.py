@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ MAIN_ROOT = "pool"
 STATUSES = ("ok", "unreadable", "too_small", "too_large", "duplicate", "excluded")
 ROLES = ("clean", "pool")
 METHODS = ("clean", "classifier", "source", "label", "quality", "fixed", "rule", "quantile")
+Crossing = Literal["rising", "first"]
 
 _category = pa.dictionary(pa.int32(), pa.string())
 
@@ -78,7 +79,8 @@ class Metadata:
     """What a manifest says about itself, as JSON under the file metadata's key ``ambient``.
 
     sigma_grid: noise levels of p_clean, ascending. draws: noise draws per level, on average.
-    epsilon: a level counts as good when p_clean > 0.5 - epsilon. clean_set: what made pictures clean, in words.
+    epsilon: a level counts as good when p_clean > 0.5 - epsilon. crossing: where a curve passes that several times, the
+    ``first`` counts, or that of the closest ``rising`` curve. clean_set: what made pictures clean, in words.
     classifier: BLAKE2b-128 of its file, or None.
     draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: likewise, the
     standard deviation of the log odds between classifiers of the same recipe.
@@ -97,6 +99,7 @@ class Metadata:
     sigma_grid: list[float] = field(default_factory=list)
     draws: int = 0
     epsilon: float = 0.05
+    crossing: Crossing = "rising"
     clean_set: str = ""
     classifier: str | None = None
     draw_noise: list[float] = field(default_factory=list)

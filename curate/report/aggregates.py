@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ...schemas.manifest import Crossing
 from ...schemas.usable import BETA
 from ..query import rows_of, run
-from ..threshold import crossing, isotonic
+from ..threshold import crossing, fitted
 
 if TYPE_CHECKING:
     import duckdb
@@ -143,7 +144,9 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
     return rows
 
 
-def curves(connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[float], tau: float) -> dict[str, Any]:
+def curves(
+    connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[float], tau: float, how: Crossing = "rising"
+) -> dict[str, Any]:
     """p_clean against the level, from about 2,000 pictures per panel, picked by the hash of their uris.
 
     panels: one of the clean set, then one per source of the others, the largest first, the rest (name None) together:
@@ -162,7 +165,8 @@ def curves(connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[f
         mine = values[panel == size["panel"]]
         if len(mine):
             mean, (p10, p90) = mine.mean(axis=0), np.quantile(mine, [0.1, 0.9], axis=0)
-            sigma = float(crossing(isotonic(mean[None]), np.array(grid), tau)[0])
+            fit = fitted(mean[None], np.ones((1, len(grid))), tau, 0.0, how)
+            sigma = float(crossing(fit, np.array(grid), tau)[0])
             found = {"sampled": len(mine), "mean": mean, "p10": p10, "p90": p90, "crossing": sigma}
             panels.append({**{k: size[k] for k in ("name", "role", "pictures")}, **found})
     return {"panels": panels, "clean": _overall(panels, "clean"), "other": _overall(panels, "pool")}

@@ -19,7 +19,7 @@ from ..noise import Purpose, names_of, normals
 from ..parallel import map_in_order
 from ..pool import content_id
 from ..query import rows_of
-from ..threshold import isotonic
+from ..threshold import fitted
 from ..units import to_uint8, to_unit
 from ..uris import Roots, read_bytes
 
@@ -40,7 +40,7 @@ def pictures(
 ) -> list[Row]:
     """One dictionary per uri: row, curve, fit, image, noisy, clean, clean_uri, problem.
 
-    row: the manifest's, without curves; curve, fit: p_clean and its isotonic fit, or None. image: data URI, or None and
+    row: the manifest's, without curves; curve, fit: p_clean and its fit, or None. image: data URI, or None and
     ``problem`` says why. For the uris in ``trusted`` also noisy: the picture with its own fixed noise (that of
     training seed 0) at its sigma_min, and clean: the most similar of the references with that noise.
     """
@@ -53,7 +53,7 @@ def pictures(
     out = []
     for uri in uris:
         found, row = loaded[uri], rows[uri]
-        picture = {"row": row, **_curve(row), "image": None, "problem": None}
+        picture = {"row": row, **_curve(row, metadata), "image": None, "problem": None}
         if isinstance(found, Unusable):
             picture["problem"] = found.reason
         else:
@@ -110,13 +110,15 @@ def _rows(uris: list[str], manifest: Path) -> dict[str, Row]:
     return {row["uri"]: row for row in table.to_pylist()}
 
 
-def _curve(row: Row) -> Row:
-    """Takes the lists out of the row; p_clean, and the rising curve on which its threshold was decided."""
+def _curve(row: Row, metadata: Metadata) -> Row:
+    """Takes the lists out of the row; p_clean, and the fit on which its threshold was decided."""
     p_clean, draws = row.pop("p_clean"), row.pop("draws")
     if p_clean is None:
         return {"curve": None, "fit": None}
-    weights = None if draws is None else np.array([draws], dtype=np.float64)
-    return {"curve": p_clean, "fit": isotonic(np.array([p_clean], dtype=np.float64), weights)[0]}
+    mean, tau = np.array([p_clean], dtype=np.float64), 0.5 - metadata.epsilon
+    count = np.ones(mean.shape) if draws is None else np.array([draws], dtype=np.float64)
+    fit = fitted(mean, count, tau, np.array(metadata.draw_noise or 0.0), metadata.crossing)
+    return {"curve": p_clean, "fit": fit[0]}
 
 
 def _load_all(uris: list[str], rows: dict[str, Row], space: Space, roots: Roots) -> dict[str, U8 | Unusable]:

@@ -197,6 +197,30 @@ def test_per_source_is_one_threshold_from_the_mean_curve(manifest: Path, pool: P
         assert found == pytest.approx(expected[row["source"]], rel=1e-5)
 
 
+def test_the_first_crossing_is_searched_for_decided_on_and_written_down(pool: Path, monkeypatch) -> None:
+    """A curve that passes tau at 0.1, falls to nothing and passes it again at 2."""
+    grid, asked = sigma_grid(), []
+    curve = np.where(grid < 0.1, 0.3, np.where(grid < 0.5, 0.48, np.where(grid < 2, 0.0, 0.5)))
+
+    def falls_again(_classifier: object, _x: object, names: torch.Tensor, *_: object, how: str, **__: object) -> Curves:
+        asked.append(how)
+        mean = np.tile(curve, (len(names), 1))
+        return Curves(mean=mean, variance=np.zeros_like(mean), count=np.full(mean.shape, 8.0))
+
+    monkeypatch.setattr(measure, "search", falls_again)
+    found = {}
+    for how in ("first", "rising"):
+        out = pool.parent / f"{how}.parquet"
+        options = {"crossing": how, "steps": 1, "accept_indistinguishable": True}
+        annotate(pool, out, config_of(pool, **options), device="cpu")
+        assert read_metadata(out).crossing == how
+        found[how] = {row["sigma_min"] for row in rows_of(out).values() if row["method"] == "classifier"}
+        out.unlink()
+    assert set(asked) == {"first", "rising"}
+    assert all(0.09 < sigma < 0.13 for sigma in found["first"]) and found["first"]
+    assert all(1.6 < sigma < 2.5 for sigma in found["rising"]) and found["rising"]
+
+
 def test_manifest_is_read_by_plain_libraries(manifest: Path) -> None:
     import duckdb
     import pandas as pd

@@ -256,6 +256,7 @@ def test_a_predicate_that_leaves_no_clean_picture_is_said(small: Path, capsys: p
         ({"sigma_min": -1.0}, "a number >= 0"),
         ({"sigma_min": 1.0, "per": "source"}, "takes the place of a classifier: leave out --per"),
         ({"sigma_min": 1.0, "epsilon": 0.1, "draws": 2, "steps": 9}, "leave out --epsilon, --draws, --steps"),
+        ({"sigma_min": 1.0, "crossing": "first"}, "leave out --crossing"),
         ({"classifier": Path("a"), "steps": 9}, "takes the place of training one: leave out --steps"),
         ({"where": "true"}, "give that, too"),
         ({"sigma_min": 1.0, "where": "true", "clean_where": "true"}, "says what is not clean"),
@@ -444,6 +445,7 @@ def test_bad_pools_are_one_line(tmp_path: Path, stub: Stub) -> None:
     ("change", "words"),
     [
         ({"per": "folder"}, "picture or source"),
+        ({"crossing": "last"}, "rising or first"),
         ({"channels": 2}, "1 or 3 channels"),
         ({"resolution": 4}, "smallest is 8"),
         ({"resolution": 0}, "smallest is 8"),

@@ -149,7 +149,32 @@ def test_one_draw_is_not_taken_for_certainty() -> None:
 
 
 def test_search_of_no_pictures() -> None:
-    assert searched(PICTURES[:0], NAMES[:0], draws=8).mean.shape == (0, 48)
+    for how in ("rising", "first"):
+        assert searched(PICTURES[:0], NAMES[:0], draws=8, how=how).mean.shape == (0, 48)
+
+
+def bumpy(x: Tensor, sigma: Tensor) -> Tensor:
+    """As ``rising``, but around sigma = 0.1 it takes the pictures whose first pixel is high for clean."""
+    bump = torch.exp(-0.5 * ((sigma / 0.1).log() / 0.6) ** 2)
+    return (x[:, 0, 0, 0] - 1.5) / sigma * (1 - bump) + bump * 4 * (x[:, 0, 0, 0] - 0.1)
+
+
+def test_search_for_the_first_crossing() -> None:
+    """Where a curve falls again, it finds what many draws at every level find, and its draws lie there."""
+    pictures = torch.linspace(-0.6, 0.9, 40)[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
+    names, grid = torch.arange(40), sigma_grid()
+    levels = torch.tensor(grid, dtype=torch.float32)
+    many = p_clean(bumpy, pictures, names, levels, draws=600, seed=9).double().mean(dim=2).numpy()
+    truth = np.array([grid[(curve > 0.45).argmax()] for curve in many])
+    assert 10 < (truth < 0.2).sum() < 30  # some have a bump that passes, some have not
+    found = search(bumpy, pictures, names, grid, draws=12, tau=0.45, how="first", seed=0)
+    noise = draw_noise(found.mean, found.variance, found.count)
+    sigma_min, *_ = decide(found.mean, found.count, grid, 0.05, noise=noise, how="first")
+    step = grid[1] / grid[0]
+    assert (np.abs(np.log(sigma_min / truth)) < 2 * np.log(step)).mean() >= 0.9
+    at = np.clip(np.searchsorted(grid, truth), 0, 47)
+    assert np.median(found.count[np.arange(40), at]) > 3 * np.median(found.count)
+    assert (found.count.sum(axis=1) <= 48 * 12).all()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")

@@ -87,6 +87,26 @@ def test_epsilon_moves_every_threshold_down(manifest: Path) -> None:
     assert read_metadata(manifest.with_name("out.parquet")).epsilon == 0.2
 
 
+def test_the_first_crossing_where_it_is_asked_for_or_was(manifest: Path) -> None:
+    table = pq.read_table(manifest)
+    curves = table["p_clean"].to_pylist()
+    curves[3] = np.where(GRID < 0.4, curve(0.1), np.where(GRID < 0.6, 0.1, curve(2.0))).tolist()
+    at = table.column_names.index("p_clean")
+    changed = table.set_column(at, table.field(at), pa.array(curves, table.field(at).type))
+    pq.write_table(changed, manifest)
+    assert values(decided(manifest))[3] > 0.4
+    found = values(decided(manifest, crossing="first"))
+    assert found == pytest.approx([*TRUTH[:3], 0.1, TRUTH[4], math.inf], rel=0.03)
+    out = manifest.with_name("out.parquet")
+    assert read_metadata(out).crossing == "first"
+    again = manifest.with_name("again.parquet")
+    rethreshold(out, again, Rule(epsilon=0.06), reporter=Reporter(quiet=True))  # as it was
+    assert read_metadata(again).crossing == "first"
+    assert pq.read_table(again)["sigma_min"].to_pylist()[3] < 0.1
+    rethreshold(out, again, Rule(crossing="rising"), overwrite=True, reporter=Reporter(quiet=True))
+    assert pq.read_table(again)["sigma_min"].to_pylist()[3] > 0.4
+
+
 def with_metadata(manifest: Path, **changes: object) -> Path:
     metadata = replace(read_metadata(manifest), **changes)
     pq.write_table(pq.read_table(manifest).replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), manifest)

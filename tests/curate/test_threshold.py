@@ -10,10 +10,12 @@ from ambient.curate.threshold import (
     decide,
     decide_per_group,
     draw_noise,
+    fitted,
     isotonic,
     isotonic_crossing,
     pooled_noise,
     sigma_grid,
+    until_first,
 )
 from scipy.optimize import brentq, isotonic_regression
 from scipy.special import expit
@@ -215,3 +217,63 @@ def test_means_of_a_bootstrap_are_those_of_the_pictures_drawn(monkeypatch: pytes
     counts = np.stack([np.bincount(pick, minlength=30) for pick in picks]).astype(np.uint16)
     expected = [curves[rows][pick].astype(np.float64).mean(axis=0) for pick in picks]
     np.testing.assert_allclose(threshold._weighted_means(curves, rows, counts), expected, rtol=1e-12)
+
+
+def falls_again(first: float, last: float) -> np.ndarray:
+    """(L,) passes tau at ``first``, falls to 0.3 at the level 1 and passes tau again at ``last``."""
+    return np.where(
+        GRID < 0.9, logistic_curve(math.log(first)), np.where(GRID < 1.3, 0.3, logistic_curve(math.log(last)))
+    )
+
+
+def test_the_first_crossing_of_a_curve_that_falls_again() -> None:
+    curves, count = np.stack([falls_again(0.1, 3.0), logistic_curve(math.log(0.5))]), np.full((2, 48), 8.0)
+    first, *_ = decide(curves, count, GRID, 0.05, noise=np.full(48, 1e-6), how="first")
+    rising, *_ = decide(curves, count, GRID, 0.05, noise=np.full(48, 1e-6), how="rising")
+    assert first.tolist() == pytest.approx([0.1, 0.5], rel=0.01)
+    assert rising[1] == pytest.approx(0.5, rel=0.01)
+    assert 0.9 < rising[0] < 3.1
+
+
+def test_ends_of_the_grid_have_first_crossings_too() -> None:
+    curves = np.stack([np.full(48, 0.5), np.full(48, 0.2), np.where(GRID < 0.02, 0.6, 0.1)])
+    found, lo, hi = decide(curves, np.full((3, 48), 64.0), GRID, 0.05, noise=np.full(48, 0.01), how="first")
+    assert found.tolist() == [0.0, math.inf, 0.0]
+    assert (lo <= found).all() and (found <= hi).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 1.0])
+def test_until_first_against_a_loop(noise: float) -> None:
+    """Over each curve by itself: the sum since it was last not above 0, against its own scatter."""
+    random = np.random.default_rng(3)
+    curves, count = random.random((200, 20)), random.integers(1, 9, (200, 20)).astype(float)
+    expected = np.ones((200, 20))
+    for row, (curve, draws) in enumerate(zip(curves, count, strict=True)):
+        since = 0
+        for level in range(20):
+            expected[row, level] = curve[level]
+            part = slice(since, level + 1)
+            total = sum(draws[part] * (curve[part] - TAU))
+            if total > threshold._PASSED * math.sqrt(sum(draws[part] * noise * curve[part] * (1 - curve[part]))):
+                break
+            since = level + 1 if total <= 0 else since
+    np.testing.assert_array_equal(until_first(curves, count, TAU, noise), expected)
+    assert 0 < (expected < 1).mean() < 1
+
+
+def test_noise_does_not_cross_first() -> None:
+    """Raw first crossings of noisy curves come far too early, those with a margin hardly."""
+    draws = gaussian_draws(600, 8, np.random.default_rng(5))
+    mean, count, noise = draws.mean(axis=2), np.full(draws.shape[:2], 8.0), noise_of(draws)
+    raw = np.log(GRID[(mean > TAU).argmax(axis=1)])
+    first, rising = (np.log(crossing(fitted(mean, count, TAU, noise, how), GRID, TAU)) for how in ("first", "rising"))
+    early = [gaussian_ln_sigma_min() - found.mean() for found in (raw, first, rising)]
+    assert early[0] > 0.2 and early[1] < 0.07 and abs(early[2]) < 0.03
+    assert first.std() < 1.1 * rising.std()
+
+
+def test_the_first_crossing_of_a_group() -> None:
+    curves, groups = np.stack([falls_again(0.1, 3.0)] * 20 + [logistic_curve(0.0)] * 20), ["a"] * 20 + ["b"] * 20
+    found = decide_per_group(curves, groups, GRID, 0.05, how="first")
+    assert [found[name][0] for name in "ab"] == pytest.approx([0.1, 1.0], rel=0.01)
+    assert decide_per_group(curves, groups, GRID, 0.05)["a"][0] > 0.9
