@@ -68,7 +68,8 @@ def annotate(
     draws: Annotated[int, typer.Option(help="Noise draws per picture and noise level.")] = 6,
     per: Annotated[Literal["picture", "source"], typer.Option(help="What has a threshold of its own.")] = "picture",
     crossing: Annotated[
-        Literal["rising", "first"], typer.Option(help="Of a curve that passes 0.5 - epsilon again and again.")
+        Literal["rising", "first"],
+        typer.Option(help="Of several: the rising fit's (careful) or the first (the paper's)."),
     ] = "rising",
     steps: Annotated[int | None, typer.Option(help="The classifier's, at most; default: 1,000, GPU 8,000.")] = None,
     seed: Seed = 0,
@@ -132,7 +133,7 @@ def threshold(
     ] = None,
     crossing: Annotated[
         Literal["rising", "first"] | None,
-        typer.Option(help="Of a curve that passes 0.5 - epsilon again and again; default: the manifest's."),
+        typer.Option(help="Of several: the rising fit's or the first; default: the manifest's."),
     ] = None,
     per: Annotated[
         Literal["picture", "source", "label", "quality"], typer.Option(help="What has a threshold of its own.")

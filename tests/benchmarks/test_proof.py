@@ -147,6 +147,15 @@ def test_every_row_has_every_arm() -> None:
     assert {f"blur-0.6-{label}-0" for label in ABLATIONS} <= set(names)
 
 
+def test_photographs_have_every_arm_and_seeds_of_the_claim() -> None:
+    import photographs
+
+    names = [job.name for job in photographs.jobs()]
+    assert len(set(names)) == len(names)
+    assert {f"any-clean-{seed}" for seed in range(3)} | {f"mixed-kept-{seed}" for seed in range(3)} <= set(names)
+    assert {"any-undamaged-0", "mixed-all-0", "mixed-fixed-0", "mixed-ambient-0"} <= set(names)
+
+
 def options(work: Path, **changes: Any) -> argparse.Namespace:
     values = {
         "proof": "fashion",
