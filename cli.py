@@ -69,7 +69,7 @@ def annotate(
     per: Annotated[Literal["picture", "source"], typer.Option(help="What has a threshold of its own.")] = "picture",
     crossing: Annotated[
         Literal["rising", "first"],
-        typer.Option(help="Of several: the rising fit's (careful) or the first (the paper's)."),
+        typer.Option(help="Which crossing of 0.5 - epsilon: the rising fit's (careful), or the first (the paper's)."),
     ] = "rising",
     steps: Annotated[int | None, typer.Option(help="The classifier's, at most; default: 1,000, GPU 8,000.")] = None,
     seed: Seed = 0,
@@ -133,7 +133,7 @@ def threshold(
     ] = None,
     crossing: Annotated[
         Literal["rising", "first"] | None,
-        typer.Option(help="Of several: the rising fit's or the first; default: the manifest's."),
+        typer.Option(help="Which crossing of 0.5 - epsilon; default: the manifest's."),
     ] = None,
     per: Annotated[
         Literal["picture", "source", "label", "quality"], typer.Option(help="What has a threshold of its own.")
@@ -428,7 +428,7 @@ def compare(
     from .train.config import TrainConfig
     from .train.evaluate import compare as comparison
     from .train.evaluate.arms import chosen
-    from .train.evaluate.verdict import verdicts
+    from .train.evaluate.verdict import scarcity, verdicts
 
     config = comparison.CompareConfig(
         train=TrainConfig.from_settings(settings or [], preset=preset),
@@ -451,8 +451,9 @@ def compare(
     if stop():
         raise Stopped
     print_table(comparison.table(results))
-    for verdict in verdicts(results):
-        typer.echo(verdict.sentence())
+    for said in (*verdicts(results), scarcity(results)):
+        if said is not None:
+            typer.echo(said.sentence())
 
 
 @app.command()

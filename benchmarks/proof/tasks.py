@@ -37,7 +37,7 @@ from ambient.train.evaluate.compare import record
 from ambient.train.evaluate.distances import moments
 from ambient.train.evaluate.evaluate import write_json
 from ambient.train.evaluate.extractors import features_of, open_extractor
-from ambient.train.evaluate.judge import Judge, denoising, draw
+from ambient.train.evaluate.judge import Judge, Shown, denoising, draw
 from ambient.train.evaluate.reference import MOST_IN_PAIRS, Reference
 from ambient.train.evaluate.sources import resized, space_of_copies
 from ambient.train.loop import compiled_shown, train
@@ -235,51 +235,39 @@ def work(
     about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
     about["trainers"] = options.trainers
     about["formula"] = change.formula if change else arm.meaning
-    about["known"] = known_and_unknown(proof, job, run, judge)
+    about["known"] = {"clean": found.pop("validation_taught"), **damage_known(proof, job, run, judge)}
     save_grid(options.work / "results" / f"{stem}.png", pixels[:8], columns=8)
     write_json(options.work / "results" / f"{stem}.json", {**about, **found, **_where_and_when(options)})
     reporter.say(f"{stem}: Frechet distance {found['measures']['frechet']['value']:.3f}")
     return True
 
 
-def known_and_unknown(proof: Proof, job: Job, run: Path, judge: Judge) -> dict[str, Any]:
-    """Denoising errors on pictures that the run trained on and on others with the same damage: what it learnt by heart.
-
-    ``clean``: undamaged training pictures, whose counterpart is ``validation``. ``damaged``, ``damaged_unknown``: with
-    the damage of the row, of a run that trains on such.
-    """
+def damage_known(proof: Proof, job: Job, run: Path, judge: Judge) -> dict[str, Any]:
+    """Denoising errors of a run on the damaged pictures that it trained on, and on others with the same damage."""
+    if job.label == "clean":
+        return {}
     trained = load_trained(run, judge.extractor.device, warn=print)
-
-    def errors(pictures: U8) -> dict[str, list[float]]:
-        some = _tensor(pictures[:_VALIDATED])
-        names, labels = torch.arange(len(some)), torch.full((len(some),), -1)
-        return denoising(trained, replace(judge, held_out=some, names=names, labels=labels)).to_json()
-
-    found = {"clean": errors(proof.pictures[proof.clean])}
-    if job.label != "clean":
-        kinds, others = proof.rows[job.row], np.flatnonzero(~proof.clean)
-        places = np.linspace(0, len(others) - 1, min(_VALIDATED, len(others))).astype(int).tolist()
-        known = [damaged(proof.pictures[others[i]], kind_at(i, kinds), int(others[i])) for i in places]
-        found["damaged"] = errors(np.stack(known))
-        unknown = [damaged(picture, kind_at(i, kinds), i) for i, picture in enumerate(proof.held_out)]
-        found["damaged_unknown"] = errors(np.stack(unknown))
-    return found
+    kinds, others = proof.rows[job.row], np.flatnonzero(~proof.clean)
+    places = np.linspace(0, len(others) - 1, min(_VALIDATED, len(others))).astype(int).tolist()
+    known = [damaged(proof.pictures[others[i]], kind_at(i, kinds), int(others[i])) for i in places]
+    unknown = [damaged(picture, kind_at(i, kinds), i) for i, picture in enumerate(proof.held_out)]
+    found = {"damaged": known, "damaged_unknown": unknown}
+    return {name: denoising(trained, _shown(np.stack(some)), judge).to_json() for name, some in found.items()}
 
 
 def judge_of(proof: Proof, options: argparse.Namespace) -> Judge:
     """What every run is measured against: all training pictures as they were before any damage."""
     extractor = open_extractor(proof.extractor, choose_device(options.device))
     space = Space(resolution=proof.pictures.shape[1], channels=proof.channels)
-    real, held_out = _tensor(proof.pictures), _tensor(proof.held_out[:_VALIDATED])
+    real = _tensor(proof.pictures)
     features = features_of(real, extractor)
     return Judge(
         extractor=extractor,
         reference=Reference(moments=moments(features), features=features[:MOST_IN_PAIRS]),
         fingerprint=content_id(proof.pictures.tobytes()),
         real=real[:MOST_IN_PAIRS],
-        held_out=held_out,
-        names=torch.arange(len(held_out)),
-        labels=torch.full((len(held_out),), -1),
+        held_out=_shown(proof.held_out),
+        taught=_shown(proof.pictures[proof.clean]),
         clean=resized(real[torch.from_numpy(proof.clean)], space_of_copies(space)),
         num=options.samples,
     )
@@ -358,6 +346,11 @@ def _tensor(pictures: U8) -> torch.Tensor:
     """(N, C, H, W)."""
     pixels = torch.from_numpy(np.ascontiguousarray(pictures))
     return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def _shown(pictures: U8) -> Shown:
+    some = _tensor(pictures[:_VALIDATED])
+    return Shown(pixels=some, names=torch.arange(len(some)), labels=torch.full((len(some),), -1))
 
 
 def _where_and_when(options: argparse.Namespace) -> dict[str, str]:

@@ -39,17 +39,17 @@ from .evaluate import (
     warn_of_few,
     write_json,
 )
-from .judge import MOMENTS, Judge, judge_run
+from .judge import MOMENTS, Judge, Shown, judge_run
 from .plots import draw_plots
 from .quality import MOST_SCORED
 from .reference import reference_of
 from .sources import ALL as ALL_ROWS
 from .sources import Source, check_roots, count, open_source, read, roots_in
 from .validation import LEVELS
-from .verdict import RULE, Mean, Result, by_arm, mean_of, verdicts
+from .verdict import RULE, Mean, Result, by_arm, mean_of, scarcity, verdicts
 
 MOST_VALIDATED = 1_000
-"""Held-out pictures on which denoising is measured."""
+"""Held-out pictures on which denoising is measured, and clean training pictures."""
 
 _GRID = 8  # pictures of each arm side by side
 _COLUMNS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "vendi", "memorised_clean")
@@ -212,15 +212,17 @@ def build_judge(
         pixels, kept = read(some, space, workers=workers, reporter=reporter)
         return pixels, some.rows(kept)
 
-    validated, shown = pictures(held, MOST_VALIDATED)
+    def shown(source: Source) -> Shown:
+        pixels, kept = pictures(source, MOST_VALIDATED)
+        return Shown(pixels=pixels, names=names_of(list(kept.ids)), labels=kept.labels)
+
     return Judge(
         extractor=extractor,
         reference=known,
         fingerprint=reference.fingerprint(),
         real=pictures(reference, MOST_SCORED)[0],
-        held_out=validated,
-        names=names_of(list(shown.ids)),
-        labels=shown.labels,
+        held_out=shown(held),
+        taught=shown(taught),
         clean=trained_pictures(taught, space, seed=0, workers=workers, reporter=reporter),
         num=config.num,
     )
@@ -232,7 +234,9 @@ def summarise(results: list[Result], out: Path) -> None:
         arm: {m: asdict(mean_of(list(seeds.values()), m)) for m in _COLUMNS} for arm, seeds in by_arm(results).items()
     }
     said = [{**asdict(verdict), "sentence": verdict.sentence()} for verdict in verdicts(results)]
-    write_json(out / "summary.json", {"rule": RULE, "means": means, "verdicts": said})
+    scarce = scarcity(results)
+    clean = None if scarce is None else {**asdict(scarce), "sentence": scarce.sentence()}
+    write_json(out / "summary.json", {"rule": RULE, "means": means, "verdicts": said, "clean": clean})
     draw_plots(results, out)
     rows = [load_pngs([out / "samples" / f"{arm}-{min(seeds)}.png"]) for arm, seeds in by_arm(results).items()]
     save_grid(out / "grid.png", torch.cat(rows), columns=1, zoom=2)

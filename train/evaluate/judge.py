@@ -32,23 +32,33 @@ _AS_TRAINING = 12  # training pictures that take as long as one picture's 35 eva
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """Pictures on which denoising is measured: pixels (H, C, R, R) uint8; names (H,) int64, of their noise; labels (H,)
+    int64, -1 where unknown.
+    """
+
+    pixels: Tensor
+    names: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
     """What every run is measured against.
 
     reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
     (M, C, R, R) uint8.
-    held_out: (H, C, R, R) uint8 pictures that no run has seen; names: (H,) int64, of their noise; labels: (H,) int64,
-    -1 where unknown. clean: (T, C, S, S) uint8, S <= R, clean training pictures, of which copies are looked for in
-    every run alike. num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
+    held_out: pictures that no run has seen; taught: clean ones that every run has. clean: (T, C, S, S) uint8, S <= R,
+    clean training pictures, of which copies are looked for in every run alike. num: samples, of seeds 0 ... num - 1.
+    seed: of chance in measuring.
     """
 
     extractor: Extractor
     reference: Reference
     fingerprint: str
     real: Tensor
-    held_out: Tensor
-    names: Tensor
-    labels: Tensor
+    held_out: Shown
+    taught: Shown
     clean: Tensor
     num: int
     seed: int = 0
@@ -61,7 +71,8 @@ def judge_run(run: Path, judge: Judge, trained_on: Tensor, *, workers: int, repo
     """
     begin, device = time.monotonic(), judge.extractor.device
     trained = load_trained(run, device, warn=reporter.warn)
-    validation = denoising(trained, judge)  # before the curve, which puts earlier weights into the denoiser
+    # Before the curve, which puts earlier weights into the denoiser.
+    validation, taught = (denoising(trained, shown, judge) for shown in (judge.held_out, judge.taught))
     reporter.say(f"{run}: drawing {judge.num:,} pictures")
     pixels = draw(trained, judge.num, device)
     features = features_of(pixels, judge.extractor)
@@ -84,6 +95,7 @@ def judge_run(run: Path, judge: Judge, trained_on: Tensor, *, workers: int, repo
         "quality": compare_scores(pixels, judge.real, workers=workers),
         "curve": _curve(run, trained, features, judge, reporter),
         "validation": validation.to_json(),
+        "validation_taught": taught.to_json(),
         "judged_s": round(time.monotonic() - begin, 1),
         "first": pixels[:64],
     }
@@ -101,17 +113,17 @@ def draw(trained: Trained, num: int, device: torch.device) -> Tensor:
     return torch.cat(parts)[:num]
 
 
-def denoising(trained: Trained, judge: Judge) -> Validation:
-    """Errors on the held-out pictures, each told its class where the run has classes."""
+def denoising(trained: Trained, shown: Shown, judge: Judge) -> Validation:
+    """Errors on some pictures, each told its class where the run has classes."""
     classes = None
     if trained.config.num_classes:
-        classes = torch.where(judge.labels < 0, trained.config.num_classes, judge.labels)
+        classes = torch.where(shown.labels < 0, trained.config.num_classes, shown.labels)
 
     def denoise(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
         return told(trained.denoiser, condition, trained.config)(x, sigma)
 
     device = judge.extractor.device
-    return validate(denoise, judge.held_out, judge.names, classes, seed=judge.seed, device=device)
+    return validate(denoise, shown.pixels, shown.names, classes, seed=judge.seed, device=device)
 
 
 def moments_of(run: Path, config: TrainConfig, *, most: int = MOMENTS) -> list[int]:

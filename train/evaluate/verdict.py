@@ -51,6 +51,57 @@ class Verdict:
         return f"{said[self.said]}: Frechet distance {-self.difference:+.4g} (standard error {self.error:.2g}, {seeds})"
 
 
+_KNOWN = 0.9  # share of the error on others from which down pictures count as known by heart
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scarcity:
+    """How well the arm of the clean pictures alone knows them by heart, where others could take part.
+
+    sigma: the lowest of the measured noise levels at which half of the other pictures are usable. share: its denoising
+    error there on clean pictures that it was trained on, over that on others, mean over seeds; error: standard error.
+    """
+
+    sigma: float
+    share: float
+    error: float
+
+    @property
+    def scarce(self) -> bool:
+        return self.share + 2 * self.error < 1 and self.share < _KNOWN
+
+    def sentence(self) -> str:
+        """For people."""
+        end = "" if self.scarce else ": thresholds have little to gain at this length of training"
+        return (
+            f"clean pictures are {'' if self.scarce else 'not '}scarce: at noise level {self.sigma:.2g}, where half of "
+            f"the others can be used, clean alone errs on its own {self.share:.2f} (+- {2 * self.error:.2f}) times as "
+            f"much as on unknown ones{end}"
+        )
+
+
+def scarcity(results: Sequence[Result]) -> Scarcity | None:
+    """Of the clean pictures in a comparison; None where it cannot be told."""
+    arms = by_arm(results)
+    clean, ambient = (list(arms.get(name, {}).values()) for name in ("clean", "ambient"))
+    if not (clean and ambient and all("validation_taught" in result for result in clean)):
+        return None
+    everywhere, wanted = ambient[0]["everywhere"], (ambient[0]["pictures"] - ambient[0]["everywhere"]) / 2
+    counts, levels = ambient[0]["usable"]["pictures"], ambient[0]["usable"]["sigma"]
+    at = next((k for k, count in enumerate(counts) if count - everywhere >= wanted), None)
+    if at is None:
+        return None
+    parts = [
+        [(part["mean"][at], part["error"][at]) for part in (result["validation_taught"], result["validation"])]
+        for result in clean
+    ]
+    shares = [taught[0] / others[0] for taught, others in parts]
+    # Of one seed: all have the same pictures, whose chance does not average out.
+    error = max(((t[1] / t[0]) ** 2 + (o[1] / o[0]) ** 2) ** 0.5 for t, o in parts)
+    share = sum(shares) / len(shares)
+    return Scarcity(sigma=levels[at], share=share, error=share * error)
+
+
 def mean_of(results: Sequence[Result], measure: str) -> Mean:
     """A measure over the seeds of one arm: Student's interval, but never narrower than the samples' own chance.
 

@@ -119,9 +119,17 @@ def test_arms_share_network_start_and_noise(finished: Path) -> None:
 def test_nobody_trains_on_the_held_out(finished: Path, manifest: Path) -> None:
     trained = {uri for arm in ARMS for uri in read_rows(finished / "arms" / f"{arm}.parquet").uris.to_pylist()}
     judge = module.build_judge(manifest, config(), device="cpu", roots=None, workers=0, reporter=QUIET)
-    assert (
-        len(set(read_rows(manifest).uris.to_pylist()) - trained) == judge.reference.moments.num == len(judge.held_out)
-    )
+    left = len(set(read_rows(manifest).uris.to_pylist()) - trained)
+    assert left == judge.reference.moments.num == len(judge.held_out.pixels)
+    assert len(judge.taught.pixels) == 40 - left
+    assert not set(judge.taught.names.tolist()) & set(judge.held_out.names.tolist())
+
+
+def test_denoising_is_measured_on_what_was_taught_and_on_what_was_not(finished: Path) -> None:
+    for arm in ARMS:
+        result = json.loads((finished / "results" / f"{arm}-0.json").read_text())
+        assert result["validation"]["sigma"] == result["validation_taught"]["sigma"]
+        assert result["validation"]["mean"] != result["validation_taught"]["mean"]
 
 
 def test_summary_table_and_plots(finished: Path) -> None:
@@ -199,8 +207,9 @@ def test_the_denoising_error_is_that_of_the_last_average(finished: Path, manifes
     """Not of the earlier averages that the curve is drawn from."""
     judge = module.build_judge(manifest, config(), device="cpu", roots=None, workers=0, reporter=QUIET)
     trained = load_trained(finished / "runs" / "clean-0", torch.device("cpu"), warn=print)
-    expected = denoising(trained, judge).to_json()
-    assert results(finished)["clean-0"]["validation"]["mean"] == pytest.approx(expected["mean"], rel=1e-4)
+    for name, shown in (("validation", judge.held_out), ("validation_taught", judge.taught)):
+        expected = denoising(trained, shown, judge).to_json()
+        assert results(finished)["clean-0"][name]["mean"] == pytest.approx(expected["mean"], rel=1e-4)
     assert moments_of(finished / "runs" / "clean-0", trained.config, most=2) == [48, 96]
 
 

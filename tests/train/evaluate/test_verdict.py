@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ambient.train.evaluate.verdict import compare_arms, mean_of, verdicts
+from ambient.train.evaluate.verdict import compare_arms, mean_of, scarcity, verdicts
 from scipy import stats
 
 
@@ -78,3 +78,38 @@ def test_a_single_seed_may_borrow_the_spread_of_others() -> None:
     assert compare_arms(ours, theirs, ("a", "b"), spread=(0.4, 2)).said == "better"
     several = arm("a", [1.0, 1.1, 0.9]), arm("b", [3.0, 3.2, 2.8])
     assert compare_arms(*several, ("a", "b"), spread=(9.0, 2)) == compare_arms(*several, ("a", "b"))
+
+
+def denoised(name: str, seed: int, taught: float, error: float = 0.001) -> dict:
+    """Of 40 clean and 100 other pictures, of which 10, 49, 51, 100 are usable at four noise levels."""
+    levels = [0.1, 0.5, 2.0, 9.0]
+    usable = {"sigma": levels, "pictures": [50, 89, 91, 140] if name == "ambient" else [40] * 4}
+    about = {"everywhere": 40, "pictures": 140 if name == "ambient" else 40, "usable": usable}
+    others = {"sigma": levels, "mean": [1.0, 2.0, 3.0, 4.0], "error": [error] * 4}
+    known = {"sigma": levels, "mean": [0.1, 0.1, 3.0 * taught, 0.1], "error": [error] * 4}
+    return {**result(name, seed, 1.0), **about, "validation": others, "validation_taught": known}
+
+
+def test_clean_pictures_are_scarce_where_they_are_known_by_heart() -> None:
+    found = scarcity([denoised("clean", 0, 0.6), denoised("clean", 1, 0.7), denoised("ambient", 0, 1.0)])
+    assert found is not None
+    assert (found.sigma, found.share, found.scarce) == (2.0, pytest.approx(0.65), True)
+    assert found.error == pytest.approx(0.65 * np.hypot(0.001 / (0.6 * 3), 0.001 / 3))
+    assert found.sentence().startswith("clean pictures are scarce: at noise level 2, ")
+    assert "0.65 (+- 0.00) times" in found.sentence()
+
+
+@pytest.mark.parametrize(("taught", "error"), [(0.95, 0.001), (1.02, 0.001), (0.7, 0.9)])
+def test_and_are_not_where_that_may_be_chance(taught: float, error: float) -> None:
+    found = scarcity([denoised("clean", 0, taught, error), denoised("ambient", 0, 1.0)])
+    assert found is not None and not found.scarce
+    assert found.sentence().startswith("clean pictures are not scarce")
+    assert found.sentence().endswith(": thresholds have little to gain at this length of training")
+
+
+def test_scarcity_is_not_told_without_levels_or_arms() -> None:
+    clean, ambient = denoised("clean", 0, 0.5), denoised("ambient", 0, 1.0)
+    assert scarcity([clean]) is None
+    assert scarcity([ambient]) is None
+    ambient["usable"]["pictures"] = [40, 40, 40, 60]
+    assert scarcity([clean, ambient]) is None
