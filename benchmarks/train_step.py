@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import torch._inductor.config
 from ambient.schemas.space import Space
 from ambient.train.backward import Backward
 from ambient.train.batches import batches, conditions
@@ -44,10 +45,14 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=3, help="of the pictures")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--mode", help="of torch.compile; reduce-overhead replays the network as CUDA graphs")
+    parser.add_argument(
+        "--inductor", action="append", default=[], help="NAME=VALUE of torch._inductor.config, to try out; repeatable"
+    )
     parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of a step")
     parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the chip's matrix products reach")
     arguments = parser.parse_args()
     config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
+    torch._inductor.config.load_config(dict(map(parsed, arguments.inductor)))
     with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
         rows, pictures = prepare(config, arguments.pictures, arguments.channels, Path(folder), world)
         figures = measure(
@@ -60,11 +65,20 @@ def main() -> None:
             "preset": arguments.preset,
             "set": arguments.settings,
             "mode": arguments.mode,
+            "inductor": arguments.inductor,
             "gpus": world.size,
             "torch": torch.__version__,
         }
         share = {"tflops_per_gpu": round(tflops, 1), "share_of_peak": round(tflops / arguments.peak, 3)}
         print(json.dumps({**about, **figures, "gflop_per_picture": round(flops / 1e9, 1), **share}), flush=True)
+
+
+def parsed(setting: str) -> tuple[str, object]:
+    """``triton.autotune_pointwise=false`` as a name and a value of JSON."""
+    name, _, value = setting.partition("=")
+    if not hasattr(torch._inductor.config, name):
+        sys.exit(f"torch._inductor.config has no {name!r}")
+    return name, json.loads(value)
 
 
 def prepare(config: TrainConfig, num: int, channels: int, folder: Path, world: World) -> tuple[Rows, Pictures]:
