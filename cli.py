@@ -428,7 +428,7 @@ def compare(
     from .train.config import TrainConfig
     from .train.evaluate import compare as comparison
     from .train.evaluate.arms import chosen
-    from .train.evaluate.verdict import scarcity, verdicts
+    from .train.evaluate.verdict import by_heart, verdicts
 
     config = comparison.CompareConfig(
         train=TrainConfig.from_settings(settings or [], preset=preset),
@@ -451,7 +451,7 @@ def compare(
     if stop():
         raise Stopped
     print_table(comparison.table(results))
-    for said in (*verdicts(results), scarcity(results)):
+    for said in (*verdicts(results), by_heart(results)):
         if said is not None:
             typer.echo(said.sentence())
 

@@ -181,29 +181,30 @@ def search(
     for round_, window in enumerate(_WINDOWS):
         extra = left // (len(_WINDOWS) - round_) // window // 2 * 2
         if extra and num:
-            find = _around_rising if how == "rising" else _likely_first
-            add(torch.tensor(find(total / count, count, grid, tau, window), device=pictures.device), extra, first)
+            if how == "rising":
+                levels = _around(isotonic_crossing(total / count, grid, tau, count), grid, window)
+            else:
+                levels = _likely_first(total / count, count, tau, window)
+            add(torch.tensor(levels, device=pictures.device), extra, first)
             first, left = first + extra, left - extra * window
     mean = total / count
     of_pairs = np.maximum(squares - pairs * mean**2, 0.0) / np.maximum(pairs - 1, 1)
     return Curves(mean=mean, count=count, variance=np.where(pairs > 1, 2 * of_pairs, np.nan))
 
 
-def _around_rising(mean: Array, count: Array, grid: Array, tau: float, num: int) -> Index:
-    """(N, num) levels around the crossing of the isotonic fit."""
-    centre = np.searchsorted(grid, isotonic_crossing(mean, grid, tau, count))  # 0 for 0, the number of levels for inf
-    start = np.clip(centre - num // 2, 0, len(grid) - num)
+def _around(sigma: Array, grid: Array, num: int) -> Index:
+    """(N, num) neighbouring levels around noise levels (N,), 0 and inf among them."""
+    start = np.clip(np.searchsorted(grid, sigma) - num // 2, 0, len(grid) - num)
     found: Index = start[:, None] + np.arange(num)
     return found
 
 
-def _likely_first(mean: Array, count: Array, grid: Array, tau: float, num: int) -> Index:  # noqa: ARG001
+def _likely_first(mean: Array, count: Array, tau: float, num: int) -> Index:
     """(N, num) levels that are most likely the first above tau, or the last before it."""
     error = np.sqrt(_NOISE * np.clip(mean * (1 - mean), 0.01, None) / count)
     above = torch.special.ndtr(torch.from_numpy((mean - tau) / error)).numpy()
     none_before = np.cumprod(np.pad(1 - above, ((0, 0), (1, 0)), constant_values=1.0), axis=1)
-    first = np.pad(above * none_before[:, :-1], ((0, 0), (0, 1)))
-    first[:, -1] = none_before[:, -1]  # beyond the grid
+    first = np.concatenate([above * none_before[:, :-1], none_before[:, -1:]], axis=1)  # the last: at no level
     ends = first[:, :-1] + first[:, 1:]
     found: Index = np.sort(np.argsort(-ends, axis=1, kind="stable")[:, :num], axis=1)
     return found

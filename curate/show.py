@@ -15,7 +15,7 @@ from ..schemas.manifest import Metadata, read_metadata
 from ..schemas.usable import BETA
 from .query import query, rows_of
 from .tables import print_table, shown, to_json_lines
-from .threshold import fitted
+from .threshold import fit_of
 
 _HEIGHT = 11  # lines of a curve, from p_clean 0 to 1
 _FANCY = {"fit": "━", "point": "·", "tau": "┄", "axis": "│", "corner": "└", "base": "─", "cross": "▲", "span": "━"}
@@ -89,8 +89,7 @@ def draw(row: dict[str, Any], metadata: Metadata) -> list[str]:
     marks = _FANCY if _can_print("".join(_FANCY.values())) else _PLAIN
     curve = np.array([row["p_clean"]], dtype=np.float64)
     tau, grid = 0.5 - metadata.epsilon, np.array(metadata.sigma_grid)
-    draws = np.ones(curve.shape) if row["draws"] is None else np.array([row["draws"]], dtype=np.float64)
-    fit = fitted(curve, draws, tau, np.array(metadata.draw_noise or 0.0), metadata.crossing)[0]
+    fit = fit_of(row["p_clean"], row["draws"], metadata)
     canvas = np.full((_HEIGHT, len(grid)), " ")
     canvas[_line(tau)] = marks["tau"]
     for values, mark in ((curve[0], marks["point"]), (fit, marks["fit"])):

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schemas.manifest import Crossing
+from ..schemas.manifest import Crossing, Metadata
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 NUM_LEVELS, LOWEST, HIGHEST = 48, 0.01, 80.0
 _RESAMPLES = 64
@@ -24,6 +25,7 @@ _DRAW_RESAMPLES = 100
 _CHUNK = 1 << 14  # curves averaged at a time
 _TWO_CLASSIFIERS = 2**0.5  # the one that judged and another one, which the interval is to hold, are both off by spread
 _PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
+_LEAST_DRAWS = 2  # of the search at a level
 _PASSED = 1.0  # standard errors above tau from which on a curve has passed it
 
 
@@ -95,8 +97,8 @@ def isotonic_crossing(curves: Array, grid: Array, tau: float, weights: Array) ->
     return _interpolated(first, low, high, grid, tau)
 
 
-def until_first(mean: Array, count: Array, tau: float, noise: Array | float) -> Array:
-    """The curves up to the level by which each has passed tau for the first time, 1 from there on: (N, L).
+def until_first(mean: Array, count: Array, tau: float, noise: Array | float) -> Bools:
+    """(N, L) which levels come before each curve has passed tau for the first time, that one among them.
 
     Passed is a run of levels whose mean is above tau by _PASSED of its standard errors, as in a cumulative sum chart
     (Page 1954). Arguments as in ``decide``.
@@ -104,9 +106,9 @@ def until_first(mean: Array, count: Array, tau: float, noise: Array | float) -> 
     n, levels = mean.shape
     rise, variance = count * (mean - tau), count * noise * mean * (1 - mean)
     total, scatter, passed = np.zeros(n), np.zeros(n), np.zeros(n, dtype=bool)
-    out = np.ones((n, levels))
+    out = np.empty((n, levels), dtype=bool)
     for level in range(levels):
-        out[~passed, level] = mean[~passed, level]
+        out[:, level] = ~passed
         total, scatter = total + rise[:, level], scatter + variance[:, level]
         below = total <= 0
         total[below], scatter[below] = 0.0, 0.0
@@ -121,8 +123,25 @@ def fitted(mean: Array, count: Array, tau: float, noise: Array | float, how: Cro
     """
     if how == "rising":
         return isotonic(mean, count)
-    fit = isotonic(until_first(mean, count, tau, noise), count)
-    return np.where(fit < 1, fit, mean)
+    before = until_first(mean, count, tau, noise)
+    return np.where(before, isotonic(np.where(before, mean, 1.0), count), mean)
+
+
+def fit_of(p_clean: list[float], draws: list[int] | None, metadata: Metadata) -> Array:
+    """(L,) the fit that decides on one picture of a manifest."""
+    mean = np.array([p_clean], dtype=np.float64)
+    count = np.ones(mean.shape) if draws is None else np.array([draws], dtype=np.float64)
+    tau, noise = 0.5 - metadata.epsilon, np.array(metadata.draw_noise or 0.0)
+    found: Array = fitted(mean, count, tau, noise, metadata.crossing)[0]
+    return found
+
+
+def mean_crossing(means: Array, pictures: int, grid: Array, tau: float, noise: Array | float, how: Crossing) -> Array:
+    """Where mean curves (K, L), each over so many pictures, pass tau (eq. 3.2): (K,).
+
+    noise: as in ``decide``; every level of a picture has _LEAST_DRAWS draws or more.
+    """
+    return crossing(fitted(means, np.full(means.shape, float(_LEAST_DRAWS * pictures)), tau, noise, how), grid, tau)
 
 
 def draw_noise(mean: Array, variance: Array, count: Array) -> Array:
@@ -163,9 +182,9 @@ def decide(
     mean, count: (N, L) p_clean and the number of draws; grid: (L,); a level is good when p_clean > 0.5 - epsilon.
     noise: (L,) from ``draw_noise``; spread: (L,) standard deviation of the log odds between classifiers of one recipe.
     how: which crossing, where a curve has several.
-    Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap around the isotonic fit (around the raw
-    means it covers 3 % less): the draws scatter at each level by itself, another classifier, trained afresh, moves the
-    whole curve. The random numbers are the same for every picture, so that it does not depend on its neighbours.
+    Returns sigma_min, lo, hi, each (N,). The interval is a parametric bootstrap around the fit that decides (around the
+    raw means it covers 3 % less): the draws scatter at each level by itself, another classifier, trained afresh, moves
+    the whole curve. The random numbers are the same for every picture, so that it does not depend on its neighbours.
     """
     tau = 0.5 - epsilon
     fit = fitted(mean, count, tau, noise, how)
@@ -179,7 +198,7 @@ def decide(
     for found, z, shift in zip(resampled, normals, shifts, strict=True):
         curves = moved(fit, shift) + error * z
         if how == "first":
-            curves = until_first(curves.clip(0, 1), count, tau, noise)
+            curves = np.where(until_first(curves.clip(0, 1), count, tau, noise), curves, 1.0)
         found[:] = isotonic_crossing(curves, grid, tau, count)
     lo, hi = np.quantile(resampled, [0.05, 0.95], axis=0, method="inverted_cdf")
     return sigma_min, np.minimum(lo, sigma_min), np.maximum(hi, sigma_min)
@@ -198,19 +217,15 @@ def decide_per_group(
     grid: Array,
     epsilon: float,
     *,
+    noise: Array | float = 0.0,
     spread: Array | float = 0.0,
     how: Crossing = "rising",
 ) -> dict[str, tuple[float, float, float]]:
     """One sigma_min per group of pictures, such as a source: the crossing of their mean curve (eq. 3.2).
 
     curves: (N, L) p_clean; groups: N names. Returns group -> (sigma_min, lo, hi); the 90 % interval is a bootstrap
-    over the pictures of the group and over classifiers, as in ``decide``. Draws hardly scatter such a mean.
+    over the pictures of the group and over classifiers, as in ``decide``.
     """
-    tau = 0.5 - epsilon
-
-    def crossed(means: Array) -> Array:
-        return crossing(fitted(means, np.ones(means.shape), tau, 0.0, how), grid, tau)
-
     names = np.asarray(groups, dtype=object)
     out: dict[str, tuple[float, float, float]] = {}
     for group in sorted(set(groups)):
@@ -222,10 +237,10 @@ def decide_per_group(
         shifts = _TWO_CLASSIFIERS * spread * random.standard_normal((_RESAMPLES, 1))
         mean, *rest = _weighted_means(curves, mine, counts)
         means = np.stack(rest)
-        sigma_min = crossed(mean[None])
-        resampled = crossed(moved(means, np.broadcast_to(shifts, means.shape)))
+        several = np.concatenate([mean[None], moved(means, np.broadcast_to(shifts, means.shape))])
+        sigma_min, *resampled = mean_crossing(several, len(mine), grid, 0.5 - epsilon, noise, how)
         lo, hi = np.quantile(resampled, [0.05, 0.95], method="inverted_cdf")
-        out[group] = (float(sigma_min[0]), float(min(lo, sigma_min[0])), float(max(hi, sigma_min[0])))
+        out[group] = (float(sigma_min), float(min(lo, sigma_min)), float(max(hi, sigma_min)))
     return out
 
 

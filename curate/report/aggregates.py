@@ -4,6 +4,7 @@ Every function takes a connection of ``query.connect``; ``number_groups`` comes 
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ...schemas.manifest import Crossing
 from ...schemas.usable import BETA
 from ..query import rows_of, run
-from ..threshold import crossing, fitted
+from ..threshold import mean_crossing
 
 if TYPE_CHECKING:
     import duckdb
@@ -145,7 +146,13 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
 
 
 def curves(
-    connection: "duckdb.DuckDBPyConnection", manifest: Path, grid: list[float], tau: float, how: Crossing = "rising"
+    connection: "duckdb.DuckDBPyConnection",
+    manifest: Path,
+    grid: list[float],
+    tau: float,
+    *,
+    noise: Sequence[float] = (),
+    how: Crossing = "rising",
 ) -> dict[str, Any]:
     """p_clean against the level, from about 2,000 pictures per panel, picked by the hash of their uris.
 
@@ -165,8 +172,8 @@ def curves(
         mine = values[panel == size["panel"]]
         if len(mine):
             mean, (p10, p90) = mine.mean(axis=0), np.quantile(mine, [0.1, 0.9], axis=0)
-            fit = fitted(mean[None], np.ones((1, len(grid))), tau, 0.0, how)
-            sigma = float(crossing(fit, np.array(grid), tau)[0])
+            scatter = np.array(noise or 0.0)
+            sigma = float(mean_crossing(mean[None], len(mine), np.array(grid), tau, scatter, how)[0])
             found = {"sampled": len(mine), "mean": mean, "p10": p10, "p90": p90, "crossing": sigma}
             panels.append({**{k: size[k] for k in ("name", "role", "pictures")}, **found})
     return {"panels": panels, "clean": _overall(panels, "clean"), "other": _overall(panels, "pool")}

@@ -90,7 +90,7 @@ function detail(i) {
   if (picture.curve) {
     const curve = { points: picture.curve, line: picture.fit, tau: data.tau, crossing: row.sigma_min, interval: [row.sigma_min_lo, Math.min(row.sigma_min_hi, grid[grid.length - 1])] };
     responsive(place, (width) => [curveChart(width, 200, axis, curve, `p_clean rises to the threshold at ${short(row.sigma_min)}`),
-      el("p", { class: "muted small" }, "Dots: p_clean at each noise level. Line: the rising curve that fits them best, on which the threshold is decided. Shaded: the 90 % interval.")]);
+      el("p", { class: "muted small" }, "Dots: p_clean at each noise level. Line: what fits them best and rises until the threshold is decided. Shaded: the 90 % interval.")]);
   }
   $("detail").scrollTop = 0;
 }

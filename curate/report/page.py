@@ -72,7 +72,9 @@ def contents(manifest: Path, moved: Roots) -> dict[str, Any]:
             "statuses": statuses(connection),
             "sources": groups(connection, "source", grid),
             "labels": groups(connection, "label", grid) if counts["labels"] else [],
-            "curves": curves(connection, manifest, grid, tau, metadata.crossing) if measured else None,
+            "curves": curves(connection, manifest, grid, tau, noise=metadata.draw_noise, how=metadata.crossing)
+            if measured
+            else None,
             "scores": score_columns(connection),
         }
     uris = list(dict.fromkeys(uri for gallery in galleries for uri in gallery.uris))

@@ -19,7 +19,7 @@ from ..noise import Purpose, names_of, normals
 from ..parallel import map_in_order
 from ..pool import content_id
 from ..query import rows_of
-from ..threshold import fitted
+from ..threshold import fit_of
 from ..units import to_uint8, to_unit
 from ..uris import Roots, read_bytes
 
@@ -115,10 +115,7 @@ def _curve(row: Row, metadata: Metadata) -> Row:
     p_clean, draws = row.pop("p_clean"), row.pop("draws")
     if p_clean is None:
         return {"curve": None, "fit": None}
-    mean, tau = np.array([p_clean], dtype=np.float64), 0.5 - metadata.epsilon
-    count = np.ones(mean.shape) if draws is None else np.array([draws], dtype=np.float64)
-    fit = fitted(mean, count, tau, np.array(metadata.draw_noise or 0.0), metadata.crossing)
-    return {"curve": p_clean, "fit": fit[0]}
+    return {"curve": p_clean, "fit": fit_of(p_clean, draws, metadata)}
 
 
 def _load_all(uris: list[str], rows: dict[str, Row], space: Space, roots: Roots) -> dict[str, U8 | Unusable]:

@@ -93,7 +93,9 @@ def test_the_first_crossing_where_it_is_asked_for_or_was(manifest: Path) -> None
     curves[3] = np.where(GRID < 0.4, curve(0.1), np.where(GRID < 0.6, 0.1, curve(2.0))).tolist()
     at = table.column_names.index("p_clean")
     changed = table.set_column(at, table.field(at), pa.array(curves, table.field(at).type))
-    pq.write_table(changed, manifest)
+    at = table.column_names.index("draws")
+    many = [None if draws is None else [400] * 48 for draws in table["draws"].to_pylist()]
+    pq.write_table(changed.set_column(at, table.field(at), pa.array(many, table.field(at).type)), manifest)
     assert values(decided(manifest))[3] > 0.4
     found = values(decided(manifest, crossing="first"))
     assert found == pytest.approx([*TRUTH[:3], 0.1, TRUTH[4], math.inf], rel=0.03)

@@ -247,18 +247,28 @@ def test_until_first_against_a_loop(noise: float) -> None:
     """Over each curve by itself: the sum since it was last not above 0, against its own scatter."""
     random = np.random.default_rng(3)
     curves, count = random.random((200, 20)), random.integers(1, 9, (200, 20)).astype(float)
-    expected = np.ones((200, 20))
+    expected = np.zeros((200, 20), dtype=bool)
     for row, (curve, draws) in enumerate(zip(curves, count, strict=True)):
         since = 0
         for level in range(20):
-            expected[row, level] = curve[level]
+            expected[row, level] = True
             part = slice(since, level + 1)
             total = sum(draws[part] * (curve[part] - TAU))
             if total > threshold._PASSED * math.sqrt(sum(draws[part] * noise * curve[part] * (1 - curve[part]))):
                 break
             since = level + 1 if total <= 0 else since
     np.testing.assert_array_equal(until_first(curves, count, TAU, noise), expected)
-    assert 0 < (expected < 1).mean() < 1
+    assert 0 < expected.mean() < 1
+
+
+def test_after_the_first_crossing_the_fit_is_the_curve_itself() -> None:
+    """To the last bit, whatever the draws and however small the probabilities before."""
+    random = np.random.default_rng(0)
+    curves = np.where(random.random((500, 48)) < 0.3, 1e-7 * random.random((500, 48)), random.random((500, 48)))
+    curves, count = curves.astype(np.float32).astype(np.float64), random.choice([2.0, 10.0, 26.0], (500, 48))
+    fit, before = fitted(curves, count, TAU, 0.02, "first"), until_first(curves, count, TAU, 0.02)
+    np.testing.assert_array_equal(fit[~before], curves[~before])
+    assert (np.diff(fit, axis=1)[before[:, 1:]] > -1e-12).all()
 
 
 def test_noise_does_not_cross_first() -> None:
@@ -277,3 +287,18 @@ def test_the_first_crossing_of_a_group() -> None:
     found = decide_per_group(curves, groups, GRID, 0.05, how="first")
     assert [found[name][0] for name in "ab"] == pytest.approx([0.1, 1.0], rel=0.01)
     assert decide_per_group(curves, groups, GRID, 0.05)["a"][0] > 0.9
+
+
+@pytest.mark.parametrize("pictures", [1, 4, 20])
+def test_the_first_crossing_of_few_pictures_is_not_that_of_their_noise(pictures: int) -> None:
+    """Mean curves over so many pictures with two independent draws a level, against the truth, in ln sigma."""
+    draws = gaussian_draws(100 * pictures, 2, np.random.default_rng(pictures)).mean(axis=2)
+    noise = noise_of(gaussian_draws(400, 8, np.random.default_rng(9)))
+    groups = [str(i // pictures) for i in range(len(draws))]
+    early = {}
+    for name, known in (("known", noise), ("ignored", 0.0)):
+        found = decide_per_group(draws, groups, GRID, 0.05, noise=known, how="first")
+        sigmas = np.clip([sigma for sigma, _, _ in found.values()], GRID[0], GRID[-1])
+        early[name] = gaussian_ln_sigma_min() - np.log(sigmas).mean()
+    assert abs(early["known"]) < 0.5 * early["ignored"]
+    assert abs(early["known"]) < 0.15

@@ -46,7 +46,7 @@ from .reference import reference_of
 from .sources import ALL as ALL_ROWS
 from .sources import Source, check_roots, count, open_source, read, roots_in
 from .validation import LEVELS
-from .verdict import RULE, Mean, Result, by_arm, mean_of, scarcity, verdicts
+from .verdict import RULE, Mean, Result, by_arm, by_heart, mean_of, verdicts
 
 MOST_VALIDATED = 1_000
 """Held-out pictures on which denoising is measured, and clean training pictures."""
@@ -234,9 +234,9 @@ def summarise(results: list[Result], out: Path) -> None:
         arm: {m: asdict(mean_of(list(seeds.values()), m)) for m in _COLUMNS} for arm, seeds in by_arm(results).items()
     }
     said = [{**asdict(verdict), "sentence": verdict.sentence()} for verdict in verdicts(results)]
-    scarce = scarcity(results)
-    clean = None if scarce is None else {**asdict(scarce), "sentence": scarce.sentence()}
-    write_json(out / "summary.json", {"rule": RULE, "means": means, "verdicts": said, "clean": clean})
+    known = by_heart(results)
+    clean = None if known is None else {**asdict(known), "sentence": known.sentence()}
+    write_json(out / "summary.json", {"rule": RULE, "means": means, "verdicts": said, "by_heart": clean})
     draw_plots(results, out)
     rows = [load_pngs([out / "samples" / f"{arm}-{min(seeds)}.png"]) for arm, seeds in by_arm(results).items()]
     save_grid(out / "grid.png", torch.cat(rows), columns=1, zoom=2)

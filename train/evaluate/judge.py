@@ -48,9 +48,9 @@ class Judge:
 
     reference, fingerprint: features of the real pictures, and the digest of which they are; real: some of them,
     (M, C, R, R) uint8.
-    held_out: pictures that no run has seen; taught: clean ones that every run has. clean: (T, C, S, S) uint8, S <= R,
-    clean training pictures, of which copies are looked for in every run alike. num: samples, of seeds 0 ... num - 1.
-    seed: of chance in measuring.
+    held_out: pictures that no run has seen; taught: clean ones that the arms clean, all and ambient train on.
+    clean: (T, C, S, S) uint8, S <= R, clean training pictures, of which copies are looked for in every run alike.
+    num: samples, of seeds 0 ... num - 1. seed: of chance in measuring.
     """
 
     extractor: Extractor

@@ -1,4 +1,4 @@
-"""How well a denoiser denoises pictures that it has never seen, level by level: no sampling, little chance."""
+"""How well a denoiser denoises, level by level, pictures that it has never seen, or has: no sampling, little chance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def validate(
     device: torch.device,
     levels: tuple[float, ...] = LEVELS,
 ) -> Validation:
-    """Denoising errors on pictures (N, C, R, R) uint8 that were kept out of training.
+    """Denoising errors on pictures (N, C, R, R) uint8.
 
     names: (N,) int64, of their noise: the same for every denoiser, so that differences between denoisers are those of
     the denoisers. condition: (N,) int64 classes, or None. seed: of the noise.

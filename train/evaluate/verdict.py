@@ -51,55 +51,52 @@ class Verdict:
         return f"{said[self.said]}: Frechet distance {-self.difference:+.4g} (standard error {self.error:.2g}, {seeds})"
 
 
-_KNOWN = 0.9  # share of the error on others from which down pictures count as known by heart
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scarcity:
-    """How well the arm of the clean pictures alone knows them by heart, where others could take part.
+class ByHeart:
+    """How well the arm of the clean pictures alone knows these by heart, where others could take part.
 
     sigma: the lowest of the measured noise levels at which half of the other pictures are usable. share: its denoising
-    error there on clean pictures that it was trained on, over that on others, mean over seeds; error: standard error.
+    error there on clean pictures that it was trained on, over that on unknown ones, mean over seeds. error: its
+    standard error, by the pictures or by the seeds, whichever is larger.
     """
 
     sigma: float
     share: float
     error: float
 
-    @property
-    def scarce(self) -> bool:
-        return self.share + 2 * self.error < 1 and self.share < _KNOWN
-
     def sentence(self) -> str:
         """For people."""
-        end = "" if self.scarce else ": thresholds have little to gain at this length of training"
         return (
-            f"clean pictures are {'' if self.scarce else 'not '}scarce: at noise level {self.sigma:.2g}, where half of "
-            f"the others can be used, clean alone errs on its own {self.share:.2f} (+- {2 * self.error:.2f}) times as "
-            f"much as on unknown ones{end}"
+            f"clean alone errs {self.share:.2f} (+- {2 * self.error:.2f}) times as much on its own pictures as on "
+            f"unknown ones at noise level {self.sigma:.2g}, from which on half of the others can be used: 1 is nothing "
+            "learnt by heart there"
         )
 
 
-def scarcity(results: Sequence[Result]) -> Scarcity | None:
-    """Of the clean pictures in a comparison; None where it cannot be told."""
+def by_heart(results: Sequence[Result]) -> ByHeart | None:
+    """Of the clean arm of a comparison; None where nothing of that was measured, or half is usable at no level."""
     arms = by_arm(results)
-    clean, ambient = (list(arms.get(name, {}).values()) for name in ("clean", "ambient"))
-    if not (clean and ambient and all("validation_taught" in result for result in clean)):
+    clean = [result for result in arms.get("clean", {}).values() if "validation_taught" in result]
+    ambient = next(iter(arms.get("ambient", {}).values()), None)
+    if not clean or ambient is None:
         return None
-    everywhere, wanted = ambient[0]["everywhere"], (ambient[0]["pictures"] - ambient[0]["everywhere"]) / 2
-    counts, levels = ambient[0]["usable"]["pictures"], ambient[0]["usable"]["sigma"]
-    at = next((k for k, count in enumerate(counts) if count - everywhere >= wanted), None)
-    if at is None:
+    others = ambient["pictures"] - clean[0]["pictures"]
+    usable = zip(ambient["usable"]["sigma"], ambient["usable"]["pictures"], strict=True)
+    levels = [sigma for sigma, count in usable if count - clean[0]["pictures"] >= others / 2]
+    if others <= 0 or not levels:
         return None
-    parts = [
-        [(part["mean"][at], part["error"][at]) for part in (result["validation_taught"], result["validation"])]
-        for result in clean
-    ]
-    shares = [taught[0] / others[0] for taught, others in parts]
-    # Of one seed: all have the same pictures, whose chance does not average out.
-    error = max(((t[1] / t[0]) ** 2 + (o[1] / o[0]) ** 2) ** 0.5 for t, o in parts)
-    share = sum(shares) / len(shares)
-    return Scarcity(sigma=levels[at], share=share, error=share * error)
+    at = clean[0]["validation"]["sigma"].index(levels[0])
+    shares, errors = [], []
+    for result in clean:
+        (taught, taught_error), (unknown, unknown_error) = (
+            (result[part]["mean"][at], result[part]["error"][at]) for part in ("validation_taught", "validation")
+        )
+        shares.append(taught / unknown)
+        errors.append(shares[-1] * float(np.hypot(taught_error / taught, unknown_error / unknown)))
+    error = max(errors)  # all seeds are measured on the same pictures, whose chance does not average out
+    if len(shares) > 1:
+        error = max(error, float(np.std(shares, ddof=1)) / len(shares) ** 0.5)
+    return ByHeart(sigma=levels[0], share=float(np.mean(shares)), error=error)
 
 
 def mean_of(results: Sequence[Result], measure: str) -> Mean:
