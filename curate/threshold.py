@@ -26,7 +26,7 @@ _CHUNK = 1 << 14  # curves averaged at a time
 _TWO_CLASSIFIERS = 2**0.5  # the one that judged and another one, which the interval is to hold, are both off by spread
 _PRIOR = 20.0  # draws' worth of the grid's mean in each level's noise
 _LEAST_DRAWS = 2  # of the search at a level
-_PASSED = 1.0  # standard errors above tau from which on a curve has passed it
+_PASSED = 0.5  # standard errors above tau from which on it is passed: errs as often early as late (docs/log.md)
 
 
 def sigma_grid(levels: int = NUM_LEVELS, lowest: float = LOWEST, highest: float = HIGHEST) -> Array:
