@@ -199,8 +199,9 @@ def _per_group(use: Rows, groups: Rows, rule: Rule, measured: Measured) -> Rows:
         curves[start : start + len(part)] = matrix(part["p_clean"], levels)
         start += len(part)
     epsilon, how = _said(rule, measured)
-    scatter = {"noise": measured.noise, "spread": measured.spread}
-    found = decide_per_group(curves, groups.tolist(), measured.grid, epsilon, **scatter, how=how)
+    found = decide_per_group(
+        curves, groups.tolist(), measured.grid, epsilon, noise=measured.noise, spread=measured.spread, how=how
+    )
     return np.array([found[group] for group in groups]).reshape(len(groups), 3)
 
 

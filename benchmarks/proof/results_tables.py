@@ -16,7 +16,7 @@ ARMS = {
     "fixed": "one fixed sigma_min",
     "ambient": "thresholds, the paper's draw",
     "kept": "thresholds, composition kept",
-    "kept-plain": "the same, plain target",
+    "kept-plain": "thresholds, composition kept, plain target",
 }
 OURS = ("kept", "kept-plain", "ambient")
 """Arms that obey each picture's threshold, the trainer's default first."""
