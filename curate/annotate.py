@@ -290,6 +290,5 @@ def _decided(records: pa.Table, metadata: Metadata, run: Run) -> pa.Table:
     records = records.append_column("method", pa.nulls(len(records), pa.string()))
     config = run.config
     given = config.sigma_min is not None
-    judged = Rule(epsilon=config.epsilon, per=config.per, crossing=config.crossing)
-    rule = Rule(fixed=config.sigma_min) if given else judged
+    rule = Rule(fixed=config.sigma_min) if given else Rule(epsilon=config.epsilon, per=config.per)
     return settle(records, rule, Measured.of(metadata, lambda: measured_parts(run.work)), run.reporter)

@@ -235,6 +235,14 @@ def test_the_first_crossing_of_a_curve_that_falls_again() -> None:
     assert 0.9 < rising[0] < 3.1
 
 
+def test_the_interval_is_that_of_the_first_crossing() -> None:
+    curve, count = falls_again(0.1, 3.0)[None], np.full((1, 48), 64.0)
+    _, lo, hi = decide(curve, count, GRID, 0.05, noise=np.full(48, 0.002), how="first")
+    assert 0.07 < lo[0] < 0.1 < hi[0] < 0.15
+    _, lo, hi = decide(curve, count, GRID, 0.05, noise=np.full(48, 0.002), how="rising")
+    assert lo[0] > 0.5
+
+
 def test_ends_of_the_grid_have_first_crossings_too() -> None:
     curves = np.stack([np.full(48, 0.5), np.full(48, 0.2), np.where(GRID < 0.02, 0.6, 0.1)])
     found, lo, hi = decide(curves, np.full((3, 48), 64.0), GRID, 0.05, noise=np.full(48, 0.01), how="first")

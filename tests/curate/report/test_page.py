@@ -126,6 +126,19 @@ def test_manifests_without_curves_or_usable_pictures(tmp_path: Path) -> None:
     render(empty)
 
 
+def test_the_page_shows_the_crossing_that_decided(tmp_path: Path) -> None:
+    """Of curves that pass 0.45 between 0.01 and 0.1, fall, and pass it again between 1 and 10."""
+    found = {}
+    for how in ("first", "rising"):
+        metadata = replace(METADATA, crossing=how, draw_noise=[1e-6] * 4)
+        path = write(tmp_path / f"{how}.parquet", rows(3, p_clean=[[0.4, 0.5, 0.0, 0.5]] * 3), metadata)
+        data = contents(path, {})
+        found[how] = (data["curves"]["panels"][0]["crossing"], data["pictures"][0]["fit"])
+    assert 0.01 < found["first"][0] < 0.1 and found["rising"][0] > 1
+    assert list(found["first"][1]) == pytest.approx([0.4, 0.5, 0.0, 0.5])
+    assert list(found["rising"][1]) == pytest.approx([0.3, 0.3, 0.3, 0.5])
+
+
 def test_further_columns_of_a_manifest_change_nothing(tmp_path: Path) -> None:
     """Whatever they are called: these names occur in the queries."""
     words = ["name", "position", "_group_name", "_group_position", "panel", "bin", "ok", "clean", "pictures"]
