@@ -6,13 +6,13 @@
         --images 300000 --samples 4000 --minutes 120
 
 Starts programs for each GPU: --trainers of them train and measure (on an H200 five make 28,000 pictures/s together,
-with NVIDIA's multi-process service on: nvidia-cuda-mps-control -d), one damages and annotates pools ahead of these.
-They take tasks from one list until --minutes have passed, on when this command has ended, too: it waits --wait seconds
-and packs what is finished into --out. The same command given again starts what does not run, tries again what failed,
-waits and packs; after the end of these minutes it begins as many more. On another machine --keep FOLDER with those
-packed files goes on where they end; a training that was cut short begins anew there. What has a record of the same
-length and settings is not done again. Records go into benchmarks/proof/results by hand: tar -xzf packed/results.tgz -C
-benchmarks/proof
+with NVIDIA's multi-process service on: nvidia-cuda-mps-control -d), --preparers damage and annotate pools ahead of
+these. They take tasks from one list until --minutes have passed, on when this command has ended, too: it waits --wait
+seconds and packs what is finished into --out. The same command given again starts what does not run, tries again what
+failed, waits and packs; after the end of these minutes it begins as many more. On another machine --keep FOLDER with
+those packed files goes on where they end; a training that was cut short begins anew there. What has a record of the
+same length and settings is not done again. Records go into benchmarks/proof/results by hand: tar -xzf
+packed/results.tgz -C benchmarks/proof
 """
 
 import argparse
@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=tasks.STEPS, help="of the annotation's classifier")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--trainers", type=int, default=1, help="programs that train on one GPU at the same time")
+    parser.add_argument("--preparers", type=int, default=1, help="programs that annotate on one GPU at the same time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
@@ -91,7 +92,7 @@ def lead(options: argparse.Namespace, begin: float) -> None:
     if options.keep:
         unpack(options.keep, options.work)
     gpus = torch.cuda.device_count() if options.device != "cpu" else 0
-    kinds = ["train"] * options.trainers + ["prepare"]
+    kinds = ["train"] * options.trainers + ["prepare"] * options.preparers
     roles = [f"{kind}-{gpu}-{i}" for gpu in range(max(gpus, 1)) for i, kind in enumerate(kinds)]
     start(options, roles, on_gpu=gpus > 0)
     while time.monotonic() < begin + options.wait and any(running(options, role) for role in roles):
