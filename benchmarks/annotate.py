@@ -48,6 +48,11 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) 
     return sorted(times[1:])[repeats // 2]
 
 
+def cores() -> int:
+    """How many this program may use: with taskset fewer than there are."""
+    return len(os.sched_getaffinity(0))
+
+
 def parts(device: torch.device, space: Space) -> None:
     batch = (1 << 25 if device.type == "cuda" else 1 << 20) // (3 * space.resolution**2)
     classifier = QualityClassifier(space, ClassifierConfig(groups=6)).to(device).eval()
@@ -118,7 +123,7 @@ def write_pool(folder: Path, count: int, resolution: int) -> tuple[Path, Path]:
     if not (pool.exists() and clean.exists()):
         cut = partial(crop, resolution=resolution)
         with zipfile.ZipFile(pool, "w") as bad, zipfile.ZipFile(clean, "w") as good:
-            for name, data in map_in_order(cut, range(count), workers=os.cpu_count() or 1, processes=True):
+            for name, data in map_in_order(cut, range(count), workers=cores(), processes=True):
                 (good if name.startswith("clean/") else bad).writestr(name, data)
     return pool, clean
 
@@ -138,7 +143,7 @@ def whole(device: str, folder: Path, count: int, resolution: int) -> None:
             times[what] = time.perf_counter()
             return super().track(what, *rest, **more)  # type: ignore[arg-type]
 
-    workers = os.cpu_count() or 1
+    workers = cores()
     annotate(pool, out, config, device=device, workers=workers, overwrite=True, reporter=Timed())
     end = time.perf_counter()
     training = times["annotating"] - times[TRAINED]

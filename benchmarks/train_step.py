@@ -48,11 +48,13 @@ def main() -> None:
     parser.add_argument(
         "--inductor", action="append", default=[], help="NAME=VALUE of torch._inductor.config, to try out; repeatable"
     )
+    parser.add_argument("--cudnn-trials", type=int, default=10, help="algorithms that cuDNN tries for each convolution")
     parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of a step")
     parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the chip's matrix products reach")
     arguments = parser.parse_args()
     config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
     torch._inductor.config.load_config(dict(map(parsed, arguments.inductor)))
+    torch.backends.cudnn.benchmark_limit = arguments.cudnn_trials
     with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
         rows, pictures = prepare(config, arguments.pictures, arguments.channels, Path(folder), world)
         figures = measure(
@@ -66,6 +68,7 @@ def main() -> None:
             "set": arguments.settings,
             "mode": arguments.mode,
             "inductor": arguments.inductor,
+            "cudnn_trials": arguments.cudnn_trials,
             "gpus": world.size,
             "torch": torch.__version__,
         }
