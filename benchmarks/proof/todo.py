@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import tasks
-from ambient.curate.whole import write_whole
 from ambient.train.config import MAY_CHANGE
 from tasks import Job, Proof
 
@@ -58,10 +57,11 @@ class Todo:
 
     def longest_s(self) -> float:
         """Seconds of the longest training and measuring in this folder, also by programs that have ended."""
-        return float(self._seconds.read_text()) if self._seconds.exists() else 0.0
+        return max(map(float, self._seconds.read_text().split()), default=0.0) if self._seconds.exists() else 0.0
 
     def note_seconds(self, seconds: float) -> None:
-        write_whole(self._seconds, str(max(seconds, self.longest_s())).encode())
+        with self._seconds.open("a") as file:  # a line in one piece, whoever else adds one
+            file.write(f"{seconds}\n")
 
     @property
     def _seconds(self) -> Path:
