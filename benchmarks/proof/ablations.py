@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from ambient.curate.decide import Rule
 from ambient.train import loop
 from torch import Tensor
 
@@ -18,12 +19,13 @@ Undo = Callable[[], None]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """formula: what is trained. settings: of the trainer that differ. patch: puts what it has no setting for into the
-    trainer, and returns what takes it out again.
+    trainer, and returns what takes it out again. rule: of the thresholds, if not a value for each picture.
     """
 
     formula: str
     settings: dict[str, Any] = field(default_factory=dict)
     patch: Callable[[], Undo] = field(default=lambda: lambda: None)
+    rule: Rule | None = None
 
 
 def fresh() -> Undo:
@@ -66,10 +68,20 @@ ABLATIONS: dict[str, Change] = {
         settings={"keep_composition": True, "target": "plain"},
         patch=fresh,
     ),
+    "source": Change(
+        formula="as kept, for all pictures of a source the sigma_min where the mean of their curves crosses",
+        settings={"keep_composition": True},
+        rule=Rule(per="source"),
+    ),
+    "hi": Change(
+        formula="as kept, sigma_min the upper end of its 90 % interval",
+        settings={"keep_composition": True},
+        rule=Rule(use="hi"),
+    ),
     "fresh": Change(formula="lambda |D - y|^2, z drawn anew each time", patch=fresh),
     "unweighted": Change(formula="lambda |alpha D + (1 - alpha) x_t - x_n|^2", patch=weighted(1.0)),
     "clip-2": Change(formula="lambda min(alpha^-2, 2) |alpha D + (1 - alpha) x_t - x_n|^2", patch=weighted(2.0)),
     "clip-4": Change(formula="lambda min(alpha^-2, 4) |alpha D + (1 - alpha) x_t - x_n|^2", patch=weighted(4.0)),
     "buffer-2": Change(formula="lambda |D - y|^2, b = 2: used above sqrt(2) sigma_min", settings={"buffer": 2.0}),
 }
-"""Label -> what is trained. With the threshold of a source for all of its pictures: the arm ``fixed``."""
+"""Label -> what is trained. Where there is one source, ``source`` is as the arm ``fixed`` with the composition kept."""

@@ -52,7 +52,7 @@ def jobs() -> list[Job]:
     """Seed by seed; of what undamaged ones would give, the paper's draw, one for all and all as equal, one seed."""
     found = []
     for seed in range(3):
-        found += [Job(row="mixed", label=label, seed=seed) for label in ("clean", "kept")]
+        found += [Job(row="mixed", label=label, seed=seed) for label in ("clean", "kept", "source", "hi")]
         if seed == 0:
             found += [Job(row=UNDAMAGED, label=UNDAMAGED, seed=0)]
             found += [Job(row="mixed", label=label, seed=0) for label in ("kept-plain", "all", "fixed", "ambient")]

@@ -40,15 +40,17 @@ def draw_all(name: str, rows: dict[str, Labels], arms: dict[str, str], pictures:
 def _distances(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
     """Frechet distance of each row and arm, with 90 % intervals."""
     figure, (axes,) = _figure(1)
-    for place, (label, called) in enumerate(arms.items()):
+    shown = [label for label in arms if any(labels.get(label) for labels in rows.values())]
+    for place, label in enumerate(shown):
         found = [
             (i, mean_of(list(labels[label].values()), "frechet"))
             for i, labels in enumerate(rows.values())
             if labels.get(label)
         ]
-        x = [i + 0.12 * (place - len(arms) / 2) for i, _ in found]
+        x = [i + 0.12 * (place - (len(shown) - 1) / 2) for i, _ in found]
         y, half = [mean.value for _, mean in found], [mean.half for _, mean in found]
-        axes.errorbar(x, y, half, fmt="o", markersize=4, capsize=2, label=called)
+        colour = f"C{list(arms).index(label)}"
+        axes.errorbar(x, y, half, fmt="o", color=colour, markersize=4, capsize=2, label=arms[label])
     axes.set_xticks(range(len(rows)), list(rows), rotation=30)
     axes.set(ylabel="Frechet distance")
     scale_distances(axes)

@@ -17,9 +17,11 @@ ARMS = {
     "ambient": "thresholds, the paper's draw",
     "kept": "thresholds, composition kept",
     "kept-plain": "thresholds, composition kept, plain target",
+    "source": "one threshold for each source",
+    "hi": "the upper ends of thresholds",
 }
-OURS = ("kept", "kept-plain", "ambient")
-"""Arms that obey each picture's threshold, the trainer's default first."""
+OURS = ("kept", "kept-plain", "ambient", "source", "hi")
+"""Arms that obey thresholds found for pictures or their sources, the trainer's default first."""
 TRAINED = {
     "clean": "lambda |D - w_0|^2 of the clean pictures",
     "undamaged": "lambda |D - w_0|^2 of all pictures as they were before any damage: how much there is to gain",

@@ -103,8 +103,9 @@ class Proof:
 def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Reporter) -> None:
     """Write the row's pool, annotate it unless its manifest is there, and decode its pictures for the trainer."""
     clean, pool = write_pool(pool_of(proof, row, options), proof.pictures, proof.rows[row], clean=proof.clean)
-    slim = manifest_of(proof, row, options)
-    if not slim.exists():
+    labels = ["", *(job.label for job in proof.jobs if job.row == row and rule_of(job.label))]
+    slim = {label: manifest_of(proof, row, options, label) for label in labels}
+    if not all(path.exists() for path in slim.values()):
         stem = row_stem(proof, row, options)
         begin, full = time.monotonic(), options.work / "annotated" / stem / "manifest.parquet"
         full.parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +119,12 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
             about = {"proof": proof.name, "row": row, "seconds": seconds, **annotated(options)}
             about |= _thresholds(full, by_source) | _where_and_when(options)
             write_json(options.work / "results" / f"{stem}-annotation.json", about)
-        _write_slim(full, slim)
-    rows = read_rows(slim, roots=_roots(proof, row, options))
+        for label, path in slim.items():
+            decided = full.with_name(f"{label}.parquet") if label else full
+            if rule := rule_of(label):
+                rethreshold(full, decided, rule, overwrite=True, reporter=reporter)
+            _write_slim(decided, path)
+    rows = read_rows(slim[""], roots=_roots(proof, row, options))
     open_pictures(rows, torch.device("cpu"), place="cache", workers=_READERS, say=reporter.say)
 
 
@@ -164,9 +169,16 @@ def pool_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:
     return folder
 
 
-def manifest_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:
-    path: Path = options.work / "manifests" / f"{row_stem(proof, row, options)}.parquet"
+def manifest_of(proof: Proof, row: str, options: argparse.Namespace, label: str = "") -> Path:
+    """What the jobs of a row train on, those with a rule of their own on another."""
+    suffix = f"-{label}" if rule_of(label) else ""
+    path: Path = options.work / "manifests" / f"{row_stem(proof, row, options)}{suffix}.parquet"
     return path
+
+
+def rule_of(label: str) -> Rule | None:
+    """Of the thresholds of an arm; None where each picture has its own."""
+    return ABLATIONS[label].rule if label in ABLATIONS else None
 
 
 def row_stem(proof: Proof, row: str, options: argparse.Namespace) -> str:
@@ -206,7 +218,7 @@ def work(
     """Train a job's run, or continue it, measure it and write it down. False where ``stop`` came first."""
     stem = job_stem(proof, job, options)
     run, path = options.work / "runs" / stem, options.work / "arms" / f"{stem}.parquet"
-    slim = manifest_of(proof, job.row, options)
+    slim = manifest_of(proof, job.row, options, job.label)
     arm, change, table = arm_of(job.label, slim), ABLATIONS.get(job.label), pq.read_table(slim)
     write_arm(slim, table, np.zeros(len(table), dtype=bool), arm, path)
     config = training_of(proof, job, options)

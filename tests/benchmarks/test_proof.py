@@ -117,7 +117,7 @@ def test_ablations_train_what_their_formulas_say(tmp_path: Path) -> None:
         assert bool(same[3])  # with s = 0 all are alike
         if label == "clip-4":  # at sigma 1, alpha^-2 is 1.8: no clip cuts it
             assert same.tolist() == [False, True, True, True]
-        elif label not in ("ambient", "buffer-2", "clip-2", "kept"):
+        elif label not in ("ambient", "buffer-2", "clip-2", "kept", "source", "hi"):
             assert same.tolist() == [False, False, False, True], label
 
 
@@ -143,8 +143,7 @@ def test_every_row_has_every_arm() -> None:
     assert {f"any-clean-{seed}" for seed in range(3)} <= set(names)
     assert {f"{row}-{label}-0" for row in fashion.ROWS for label in ("all", "fixed", "kept")} <= set(names)
     assert {f"blur-1.0-{label}-{seed}" for label in ("all", "fixed", "kept") for seed in range(3)} <= set(names)
-    assert {f"blur-0.6-{label}-{seed}" for label in ABLATIONS for seed in range(3)} <= set(names)
-    assert {f"blur-0.6-{label}-0" for label in ABLATIONS} <= set(names)
+    assert {f"blur-0.6-{label}-{seed}" for label in ABLATIONS if label != "hi" for seed in range(3)} <= set(names)
 
 
 def test_photographs_have_every_arm_and_seeds_of_the_claim() -> None:
@@ -153,7 +152,27 @@ def test_photographs_have_every_arm_and_seeds_of_the_claim() -> None:
     names = [job.name for job in photographs.jobs()]
     assert len(set(names)) == len(names)
     assert {f"any-clean-{seed}" for seed in range(3)} | {f"mixed-kept-{seed}" for seed in range(3)} <= set(names)
-    assert {"any-undamaged-0", "mixed-all-0", "mixed-fixed-0", "mixed-ambient-0"} <= set(names)
+    assert {f"mixed-{label}-0" for label in ("all", "fixed", "ambient", "source", "hi")} <= set(names)
+    assert "any-undamaged-0" in names
+
+
+def test_arms_with_a_rule_of_their_own_have_its_thresholds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tasks
+
+    monkeypatch.setattr(tasks, "AnnotateConfig", partial(AnnotateConfig, accept_indistinguishable=True))
+    jobs = [tasks.Job(row="blur-1", label=label, seed=0) for label in ("kept", "source", "hi")]
+    asked, proof = options(tmp_path), small_proof(jobs=jobs)
+    tasks.prepare(proof, "blur-1", asked, Reporter(quiet=True))
+    own, source, hi = (
+        read_rows(tasks.manifest_of(proof, "blur-1", asked, job.label), roots=tasks._roots(proof, "blur-1", asked))
+        for job in jobs
+    )
+    assert own.ids.equals(source.ids)
+    assert own.ids.equals(hi.ids)
+    assert len(source.sigma_min.unique()) == 2  # of the clean ones, and of the one source
+    assert len(own.sigma_min.unique()) > 2
+    assert bool((hi.sigma_min >= own.sigma_min).all())
+    assert float(hi.sigma_min.sum()) > float(own.sigma_min.sum())
 
 
 def options(work: Path, **changes: Any) -> argparse.Namespace:
