@@ -189,6 +189,7 @@ def rows_of(sigma_min: Tensor, space: Space) -> Rows:
         names=names_of(ids),
         sigma_min=sigma_min,
         sigma_max=torch.zeros(num),
+        clean=sigma_min == 0,
         labels=torch.full((num,), -1),
         fingerprint="",
     )

@@ -21,6 +21,9 @@ MAIN_ROOT = "pool"
 STATUSES = ("ok", "unreadable", "too_small", "too_large", "duplicate", "excluded")
 ROLES = ("clean", "pool")
 METHODS = ("clean", "classifier", "source", "label", "quality", "fixed", "rule", "quantile")
+SAID = ("fixed", "rule", "quantile")
+"""Of these, those by which somebody's word decides, not a classifier."""
+
 Crossing = Literal["rising", "first"]
 
 _category = pa.dictionary(pa.int32(), pa.string())

@@ -185,7 +185,7 @@ def build_sampler(rows: Rows, config: TrainConfig) -> Sampler:
         P_std=config.P_std,
         beta=beta_of(config.buffer),
         seed=config.seed,
-        keep_composition=config.keep_composition,
+        clean=rows.clean if config.keep_composition else None,
     )
 
 

@@ -33,7 +33,8 @@ def describe(
     """What ``train`` would do with this manifest, as JSON; no picture is read.
 
     ``bands``: per band of noise levels its share of training, the mean number of pictures usable there, and how often
-    one that is usable everywhere would be seen. ``clean_repeats``: how often it is seen in the whole run.
+    a clean one would be seen (without ``keep_composition``, one that is usable everywhere). ``clean_repeats``: how
+    often it is seen in the whole run.
     ``memory_gib``: of one GPU with all weights on it: ``weights`` with their gradients, moments and averages, and
     ``activations``, at most: without compilation, which saves about two thirds of them.
     ``remarks``: what ``train`` says of the pictures.

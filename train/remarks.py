@@ -12,18 +12,19 @@ _NAMED = 8  # classes that a line names
 
 
 def remarks(rows: Rows, config: TrainConfig, sampler: Sampler) -> list[str]:
-    """Lines: how often a picture that is usable everywhere is seen in the whole run, and what labels do not tell."""
+    """Lines: how often a clean picture is seen in the whole run, and what labels do not tell."""
     return [_repeats(config, sampler), *_labels(rows, config)]
 
 
 def _repeats(config: TrainConfig, sampler: Sampler) -> str:
-    num = sampler.num_everywhere
+    num = sampler.num_clean or sampler.num_everywhere
     if num == 0:
         return "no picture is usable at every noise level"
     _, sigma = sampler.draw(torch.arange(_DRAWS))
     times = config.num_images * float(sampler.chance_of_clean(sigma).mean())
-    whose = "the one picture" if num == 1 else f"each of the {num:,} pictures"
-    return f"{whose} usable at every noise level will be seen about {times:,.3g} times"
+    kind, which = ("clean ", "") if sampler.num_clean else ("", " usable at every noise level")
+    whose = f"the one {kind}picture" if num == 1 else f"each of the {num:,} {kind}pictures"
+    return f"{whose}{which} will be seen about {times:,.3g} times"
 
 
 def _labels(rows: Rows, config: TrainConfig) -> list[str]:

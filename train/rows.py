@@ -14,7 +14,7 @@ from torch import Tensor
 from ..curate.noise import hex_digits, names_of
 from ..curate.uris import Roots, relocated
 from ..schemas.errors import UserError
-from ..schemas.manifest import check_rows, read_metadata
+from ..schemas.manifest import SAID, check_rows, read_metadata
 from ..schemas.space import Space
 
 _COLUMNS = ["uri", "id", "status", "role", "method", "sigma_min", "sigma_max", "label"]
@@ -25,7 +25,8 @@ class Rows:
     """The N rows of a manifest with status ``ok``, in its order. A "row" of the trainer is an index into these.
 
     uris, ids: Arrow strings. names: (N,) int64, of the pictures' fixed noise.
-    sigma_min, sigma_max: (N,) float32. labels: (N,) int64, -1 where unknown.
+    sigma_min, sigma_max: (N,) float32. clean: (N,) bool, of the clean set, or usable everywhere by somebody's word.
+    labels: (N,) int64, -1 where unknown.
     fingerprint: BLAKE2b-128 over the Space and all that is listed here except uris: what training depends on.
     """
 
@@ -36,6 +37,7 @@ class Rows:
     names: Tensor
     sigma_min: Tensor
     sigma_max: Tensor
+    clean: Tensor
     labels: Tensor
     fingerprint: str
 
@@ -62,6 +64,7 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
     if table.num_rows == 0:
         raise UserError(f"{manifest} has no picture with status 'ok': nothing to train on")
     sigma_min, sigma_max = (torch.from_numpy(table[name].to_numpy().copy()) for name in ("sigma_min", "sigma_max"))
+    clean = torch.from_numpy(_of_clean_set(table).to_numpy().copy())
     labels = torch.from_numpy(pc.fill_null(table["label"], -1).to_numpy().astype(np.int64))
     return Rows(
         space=metadata.space,
@@ -71,8 +74,9 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
         names=names_of(table["id"]),
         sigma_min=sigma_min,
         sigma_max=sigma_max,
+        clean=clean,
         labels=labels,
-        fingerprint=_fingerprint(metadata.space, table["id"], [sigma_min, sigma_max, labels]),
+        fingerprint=_fingerprint(metadata.space, table["id"], [sigma_min, sigma_max, clean, labels]),
     )
 
 
@@ -82,6 +86,12 @@ def _check_space(space: Space, resolution: int | None, manifest: Path) -> None:
             f"{manifest} is annotated for {space}, not for resolution {resolution}, and its sigma_min mean nothing "
             f"there: annotate with `--resolution {resolution}`"
         )
+
+
+def _of_clean_set(table: pa.Table) -> pa.ChunkedArray:
+    """Which pictures are clean, or were said to be usable everywhere; not those that a classifier took for clean."""
+    said = pc.and_(pc.is_in(table["method"].cast(pa.string()), pa.array(SAID)), pc.equal(table["sigma_min"], 0))
+    return pc.or_(pc.equal(table["role"].cast(pa.string()), "clean"), said)
 
 
 def _fingerprint(space: Space, ids: pa.ChunkedArray, columns: list[Tensor]) -> str:

@@ -29,10 +29,11 @@ class Sampler:
     """Draws (row, sigma): ln sigma ~ N(P_mean, P_std^2), the row uniform among those usable at sigma.
 
     A pure function of (seed, global index of the training picture), in O(log N) per draw without rejection.
-    With ``keep_composition`` the row is one of those usable at sigma as often as a picture that is not usable
-    everywhere is usable there, and else one of those that are usable everywhere. For few clean pictures are outnumbered
-    by even a small part of many others, and the first of these to be usable are subjects that the damage harms least:
-    drawn uniformly, they change what there is to see at that level.
+    With ``clean`` the composition is kept: the row is one of all that are usable at sigma as often as one of the others
+    is usable there, and else one of the clean set. For few clean pictures are outnumbered by even a small part of many
+    others, and the first of these to be usable are subjects that the damage harms least, or that look as if damaged:
+    drawn uniformly, they change what there is to see at that level. That a picture is usable everywhere does not make
+    it one of the clean set: smooth pictures that were blurred can be told from clean smooth ones at no level.
 
     A picture with sigma_max <= beta * sigma_min has two disjoint usable sets, above the one and below the other;
     any other is usable everywhere. So the sorted lower bounds and the sorted upper bounds, each counted by bisection,
@@ -51,19 +52,20 @@ class Sampler:
         P_std: float,
         beta: float = BETA,
         seed: int = 0,
-        keep_composition: bool = False,
+        clean: Tensor | None = None,
     ) -> None:
         """sigma_min, sigma_max: (N,) thresholds of the pictures with status ``ok``, >= 0, inf allowed.
 
         P_mean, P_std: of ln sigma (arXiv 2206.00364, table 1). beta: see ``schemas/usable.py``.
-        keep_composition: see above.
+        clean: (N,) bool, the clean set, to keep the composition as above; those of it that are not usable everywhere
+        count as others. None: every usable picture is as likely.
         Raises UserError where there is no picture, or none is usable on more than MAX_UNCOVERED of the density.
         """
         self._mean, self._std = P_mean, P_std
-        self._prepare(sigma_min, sigma_max, beta, seed, keep_composition)
+        self._prepare(sigma_min, sigma_max, beta, seed, clean)
 
     def _prepare(
-        self, sigma_min: Tensor, sigma_max: Tensor, beta: float, seed: int, keep_composition: bool = False
+        self, sigma_min: Tensor, sigma_max: Tensor, beta: float, seed: int, clean: Tensor | None = None
     ) -> None:
         """Number the pictures by their bounds, and check that the density, which is set already, is covered."""
         if len(sigma_min) == 0:
@@ -74,7 +76,10 @@ class Sampler:
         everywhere = below > above
         above, below = torch.where(everywhere, -1.0, above), torch.where(everywhere, 0.0, below)
         self._num, self._num_everywhere = len(above), int((above <= 0).sum())
-        self._keeps = keep_composition and 0 < self._num_everywhere < self._num
+        if clean is not None:  # the clean set comes first of all
+            above = torch.where(clean.cpu() & (above <= 0), -2.0, above)
+        self._num_clean = int((above == -2.0).sum())
+        self._keeps = 0 < self._num_clean < self._num
         # Levels are float32, and one is above a bound exactly if it is above the float32 at or below that bound.
         floor = above.float()
         floor = torch.where(floor.double() > above, torch.nextafter(floor, torch.tensor(-math.inf)), floor)
@@ -88,6 +93,11 @@ class Sampler:
     def num_everywhere(self) -> int:
         """Pictures that are usable at every noise level."""
         return self._num_everywhere
+
+    @property
+    def num_clean(self) -> int:
+        """Pictures of the clean set, where the composition is kept; else 0."""
+        return self._num_clean
 
     def tensors(self) -> list[Tensor]:
         """What is kept per picture: 8 bytes for each bound that is not trivial."""
@@ -110,16 +120,19 @@ class Sampler:
         return high + low
 
     def chance_of_clean(self, sigma: Tensor) -> Tensor:
-        """Probability with which one picture that is usable everywhere is drawn at each sigma (B,). Returns (B,)."""
+        """Probability with which one clean picture is drawn at each sigma (B,). Returns (B,).
+
+        Where the composition is not kept, one that is usable everywhere.
+        """
         count = self.usable_count(sigma)
         if not self._keeps:
             return 1 / count
         share = self._share_of_usable(count)
-        return share / count + (1 - share) / self._num_everywhere
+        return share / count + (1 - share) / self._num_clean
 
     def _share_of_usable(self, count: Tensor) -> Tensor:
-        """Of the pictures that are not usable everywhere, (B,) float64."""
-        return (count - self._num_everywhere).double() / (self._num - self._num_everywhere)
+        """Of the pictures that are not of the clean set, (B,) float64."""
+        return (count - self._num_clean).double() / (self._num - self._num_clean)
 
     def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = sigma.float()
@@ -131,11 +144,11 @@ class Sampler:
         """Picture number floor(u * count) among the usable: those by their lower bound first, then by their upper."""
         high, low = self._counts(sigma)
         count = high + low
-        if self._keeps:  # those usable everywhere are the first of all
+        if self._keeps:
             share = self._share_of_usable(count)
             is_usable = u < share
             u = torch.where(is_usable, u / share, (u - share) / (1 - share))
-            count = torch.where(is_usable, count, self._num_everywhere)
+            count = torch.where(is_usable, count, self._num_clean)
         k = torch.minimum((u * count).long(), count - 1)
         from_below = len(self._row_below) - 1 - (k - high)
         last = len(self._row_above) - 1
@@ -188,7 +201,7 @@ class LevelSampler(Sampler):
         levels: Tensor,
         beta: float = BETA,
         seed: int = 0,
-        keep_composition: bool = False,
+        clean: Tensor | None = None,
     ) -> None:
         """levels: (T,) noise levels, rounded to float32, each as likely. Other arguments and errors as ``Sampler``.
 
@@ -198,7 +211,7 @@ class LevelSampler(Sampler):
         self._levels = levels.float().cpu()
         if len(levels) == 0 or not bool(((self._levels > 0) & self._levels.isfinite()).all()):
             raise UserError("levels must be one or more noise levels above 0 and finite: leave the others out")
-        self._prepare(sigma_min, sigma_max, beta, seed, keep_composition)
+        self._prepare(sigma_min, sigma_max, beta, seed, clean)
 
     def _sigma(self, u: Tensor) -> Tensor:
         return self._levels[(u * len(self._levels)).long().clamp(max=len(self._levels) - 1)]

@@ -25,9 +25,11 @@ _SIZE = (7.2, 4.0)  # inches
 def draw_all(name: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, folder: Path) -> dict[str, str]:
     """Write NAME-distances.png, -curve.png, -denoising.png and -samples.png into folder; returns file -> caption.
 
-    rows: name -> labels. arms: label -> how it is called. pictures: folder of the runs' first samples.
+    rows: name -> labels. arms: label -> how it is called; those without a run are left out. pictures: folder of the
+    runs' first samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    arms = {label: called for label, called in arms.items() if any(labels.get(label) for labels in rows.values())}
     plots = {"distances": _distances, "curve": _curves, "denoising": _denoising}
     for kind, draw in plots.items():
         figure = draw(rows, arms)
@@ -40,17 +42,15 @@ def draw_all(name: str, rows: dict[str, Labels], arms: dict[str, str], pictures:
 def _distances(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
     """Frechet distance of each row and arm, with 90 % intervals."""
     figure, (axes,) = _figure(1)
-    shown = [label for label in arms if any(labels.get(label) for labels in rows.values())]
-    for place, label in enumerate(shown):
+    for place, (label, called) in enumerate(arms.items()):
         found = [
             (i, mean_of(list(labels[label].values()), "frechet"))
             for i, labels in enumerate(rows.values())
             if labels.get(label)
         ]
-        x = [i + 0.12 * (place - (len(shown) - 1) / 2) for i, _ in found]
+        x = [i + 0.12 * (place - (len(arms) - 1) / 2) for i, _ in found]
         y, half = [mean.value for _, mean in found], [mean.half for _, mean in found]
-        colour = f"C{list(arms).index(label)}"
-        axes.errorbar(x, y, half, fmt="o", color=colour, markersize=4, capsize=2, label=arms[label])
+        axes.errorbar(x, y, half, fmt="o", color=f"C{place}", markersize=4, capsize=2, label=called)
     axes.set_xticks(range(len(rows)), list(rows), rotation=30)
     axes.set(ylabel="Frechet distance")
     scale_distances(axes)

@@ -19,8 +19,10 @@ ARMS = {
     "kept-plain": "thresholds, composition kept, plain target",
     "source": "one threshold for each source",
     "hi": "the upper ends of thresholds",
+    "kept-before": "thresholds, composition kept (before)",
+    "kept-plain-before": "thresholds, composition kept, plain target (before)",
 }
-OURS = ("kept", "kept-plain", "ambient", "source", "hi")
+OURS = ("kept", "kept-plain", "ambient", "source", "hi", "kept-before", "kept-plain-before")
 """Arms that obey thresholds found for pictures or their sources, the trainer's default first."""
 TRAINED = {
     "clean": "lambda |D - w_0|^2 of the clean pictures",
@@ -28,6 +30,8 @@ TRAINED = {
     "all": "lambda |D - w_0|^2 of all pictures, at every noise level",
     "fixed": "as ambient, one sigma_min for all that is damaged: where the mean curve crosses, of sources the median",
     **{label: change.formula for label, change in ABLATIONS.items()},
+    "kept-before": "as kept by a draw of before, which took all that are usable everywhere for clean ones",
+    "kept-plain-before": "as kept-plain, likewise",
 }
 """Label -> what is trained."""
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ...schemas.manifest import Crossing
+from ...schemas.manifest import SAID, Crossing
 from ...schemas.usable import BETA
 from ..query import rows_of, run
 from ..threshold import mean_crossing
@@ -37,16 +37,18 @@ _MAX_REASONS = 40
 def totals(connection: "duckdb.DuckDBPyConnection") -> dict[str, Any]:
     """Counts over the whole manifest.
 
-    zero, never: usable pictures that are not clean with sigma_min 0 and inf; quantiles: 10, 50 and 90 % of sigma_min
-    of all that are not clean; low_noise: with a sigma_max above 0; methods: method -> usable pictures.
+    zero, never: usable pictures that are not clean with sigma_min 0 and inf; said: of zero, by somebody's word, which
+    the sampler takes for clean; quantiles: 10, 50 and 90 % of sigma_min of all that are not clean; low_noise: with a
+    sigma_max above 0; methods: method -> usable pictures.
     """
     row: dict[str, Any] = run(
         connection,
-        """
+        f"""
         SELECT count(*) AS pictures,
                count(*) FILTER (status = 'ok') AS ok,
                count(*) FILTER (status = 'ok' AND role = 'clean') AS clean,
                count(*) FILTER (status = 'ok' AND role = 'pool' AND sigma_min = 0) AS zero,
+               count(*) FILTER (status = 'ok' AND role = 'pool' AND sigma_min = 0 AND method IN {SAID}) AS said,
                count(*) FILTER (status = 'ok' AND role = 'pool' AND isinf(sigma_min)) AS never,
                count(*) FILTER (status = 'ok' AND sigma_max > 0) AS low_noise,
                quantile_disc(sigma_min, [0.1, 0.5, 0.9]) FILTER (status = 'ok' AND role = 'pool') AS quantiles,
@@ -107,8 +109,8 @@ def number_groups(connection: "duckdb.DuckDBPyConnection") -> None:
 def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[float]) -> list[dict[str, Any]]:
     """One dictionary per source or label, the largest first; the last, named None, holds those that have no line.
 
-    grid: (L,) noise levels, ascending. pictures: rows; ok: usable ones; clean: of these; zero, never: of the usable
-    that are not clean, those with sigma_min 0 and inf; bins: the others of them by sigma_min, in NUM_BINS bins of equal
+    grid: (L,) noise levels, ascending. pictures: rows; ok: usable ones; clean: of these; zero, said, never: of the
+    usable that are not clean, as in ``totals``; bins: the others of them by sigma_min, in NUM_BINS bins of equal
     width in ln sigma over the grid; quantiles: 10, 50 and 90 % of their sigma_min; usable: (L,) how many may be
     used at each level.
     """
@@ -121,13 +123,14 @@ def groups(connection: "duckdb.DuckDBPyConnection", column: Group, grid: list[fl
         SELECT position, name, count(*) AS pictures, count(*) FILTER (ok) AS ok,
                count(*) FILTER (ok AND clean) AS clean,
                count(*) FILTER (ok AND NOT clean AND sigma_min = 0) AS zero,
+               count(*) FILTER (ok AND NOT clean AND sigma_min = 0 AND said) AS said,
                count(*) FILTER (ok AND NOT clean AND isinf(sigma_min)) AS never,
                histogram(bin) FILTER (ok AND NOT clean) AS bins,
                quantile_disc(sigma_min, [0.1, 0.5, 0.9]) FILTER (ok AND NOT clean) AS quantiles,
                [{levels}] AS usable
         FROM (
             SELECT coalesce({numbers}._group_position, {MAX_GROUPS}) AS position, {numbers}._group_name AS name,
-                   status = 'ok' AS ok, role = 'clean' AS clean, sigma_min,
+                   status = 'ok' AS ok, role = 'clean' AS clean, method IN {SAID} AS said, sigma_min,
                    {BETA!r}::DOUBLE * sigma_min::DOUBLE AS above, sigma_max::DOUBLE AS below,
                    CASE WHEN sigma_min > 0 AND NOT isinf(sigma_min) THEN
                        greatest(0, least({NUM_BINS - 1}, floor((ln(sigma_min) - {low!r}) / {step!r})))::INTEGER

@@ -157,15 +157,15 @@ function normal(x) { // Abramowitz and Stegun 7.1.26; error below 2e-7
   return x > 0 ? 1 - tail / 2 : tail / 2;
 }
 
-// Draws per usable picture, as by train/sampler.py with keep_composition: one of all that are usable as often as those not
-// usable everywhere are usable there, and else one of those usable everywhere.
+// Draws per usable picture, as by train/sampler.py with keep_composition: one of all that are usable as often as the others
+// are usable there, and else one of the clean set, or that somebody said to be usable everywhere.
 function drawsOf(group, levels, length) {
   if (!group.ok) return null;
-  const free = totals.clean + totals.zero, bound = totals.ok - free, kept = free > 0 && bound > 0;
-  const mine = group.clean + group.zero;
+  const free = totals.clean + totals.said, others = totals.ok - free, kept = free > 0 && others > 0;
+  const mine = group.clean + group.said;
   return length * levels.reduce((sum, p, k) => {
     if (!usable[k]) return sum;
-    const share = kept ? (usable[k] - free) / bound : 1;
+    const share = kept ? (usable[k] - free) / others : 1;
     return sum + p * (share * group.usable[k] / usable[k] + (kept ? (1 - share) * mine / free : 0));
   }, 0) / group.ok;
 }
@@ -175,17 +175,17 @@ function use() {
   $("by-label").hidden = !labels;
   const power = 10 ** Math.floor(Math.log10(Math.max(1, 100 * totals.ok)));
   $("length").value = [1, 2, 5, 10].map((m) => m * power).findLast((n) => n <= Math.max(1, 100 * totals.ok));
-  const everywhere = { ok: 1, clean: 1, zero: 0, usable: grid.map(() => 1) };
+  const one = { ok: 1, clean: 1, said: 0, usable: grid.map(() => 1) }; // usable everywhere
   const redraw = () => {
     const [length, mean, std] = ["length", "p-mean", "p-std"].map((id) => Number($(id).value));
     if (!(length > 0) || !(std > 0) || !Number.isFinite(mean)) {
       $("use-says").textContent = "The length and P_std must be above 0.";
       return;
     }
-    const levels = density(mean, std), average = totals.ok ? length / totals.ok : 0, always = drawsOf(everywhere, levels, length);
+    const levels = density(mean, std), average = totals.ok ? length / totals.ok : 0, always = drawsOf(one, levels, length);
     $("use-says").textContent = totals.ok === 0 ? "No picture can be used."
       : Math.max(...usable) === 0 ? "No picture can be used at any noise level."
-      : `A picture that may be used everywhere is drawn ${short(always)} times, the average usable picture ${short(average)} times.`
+      : `${totals.clean + totals.said ? "A clean picture" : "A picture that may be used everywhere"} is drawn ${short(always)} times, the average usable picture ${short(average)} times.`
         + (totals.clean ? ` On the clean set alone each would be drawn ${short(length / totals.clean)} times.` : "");
     const groups = (labels && $("by").value === "labels" ? data.labels : data.sources).map((g) => ({ ...g, draws: drawsOf(g, levels, length) }));
     const by = labels && $("by").value === "labels" ? "label" : "source";

@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate.reporter import Reporter
@@ -16,10 +18,11 @@ from ambient.schemas.errors import UserError
 from ambient.schemas.space import Space
 from ambient.train import checkpoint
 from ambient.train.config import TrainConfig
-from ambient.train.loop import train
+from ambient.train.loop import build_sampler, train
 from ambient.train.monitor import band_names
 from ambient.train.networks.unet import UNetConfig
 from ambient.train.plan import describe
+from ambient.train.rows import read_rows
 from ambient.train.run import Progress, spoken
 from ambient.train.state import build_denoiser, parts_of
 from small_pool import write_pool
@@ -103,7 +106,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 from test_loop import CONFIG
-from ambient.train.loop import train
+from ambient.train.loop import build_sampler, train
 def slowly():
     time.sleep(0.02)
     return False
@@ -182,6 +185,20 @@ def test_loss_falls(manifest: Path, tmp_path: Path, target: str) -> None:
     assert all(f == 0 for f in floors) == (target == "plain")
 
 
+def test_the_clean_set_is_a_matter_of_words_not_of_thresholds(tmp_path: Path) -> None:
+    path = write_pool(tmp_path, num=5, sigma_min=[0.0, 0.0, 0.0, 0.5, 0.5])
+    table, schema = pq.read_table(path), pq.read_schema(path)
+    rows = table.to_pylist()
+    words = [("clean", "clean"), ("pool", "classifier"), ("pool", "rule"), ("pool", "rule"), ("pool", "classifier")]
+    for row, (role, method) in zip(rows, words, strict=True):
+        row["role"], row["method"] = role, method
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    found = read_rows(path)
+    assert found.clean.tolist() == [True, False, True, False, False]
+    assert build_sampler(found, CONFIG).num_clean == 2
+    assert build_sampler(found, replace(CONFIG, keep_composition=False)).num_clean == 0
+
+
 def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = spoken(Reporter())
     for _ in range(2):
@@ -189,7 +206,7 @@ def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.Captu
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert lines[0].startswith("each of the 4 pictures usable at every noise level will be seen about ")
+    assert lines[0].startswith("each of the 4 clean pictures will be seen about ")
     assert lines[1] == "12 pictures of 8x8x1 (0.0 MiB) in the memory of cpu"
     assert [line.partition(",")[0] for line in lines[2:4]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
     assert lines[3].endswith("0 s left")

@@ -25,21 +25,24 @@ def rows_of(sigma_min: list[float], labels: list[int]) -> Rows:
         names=torch.arange(len(words)),
         sigma_min=torch.tensor(sigma_min),
         sigma_max=torch.zeros(len(words)),
+        clean=torch.tensor(sigma_min) == 0,
         labels=torch.tensor(labels),
         fingerprint="",
     )
 
 
-def sampler_of(rows: Rows, **settings: bool) -> Sampler:
-    return Sampler(rows.sigma_min, rows.sigma_max, P_mean=-1.2, P_std=1.2, **settings)
+def sampler_of(rows: Rows, *, keep: bool = False) -> Sampler:
+    clean = rows.clean if keep else None
+    return Sampler(rows.sigma_min, rows.sigma_max, P_mean=-1.2, P_std=1.2, clean=clean)
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_repeats_of_a_clean_picture_are_those_of_the_draws(keep: bool) -> None:
     rows = rows_of([0.0] * 4 + [0.5] * 60, [-1] * 64)
-    sampler = sampler_of(rows, keep_composition=keep)
+    sampler = sampler_of(rows, keep=keep)
     (line,) = remarks(rows, CONFIG, sampler)
-    said = r"each of the 4 pictures usable at every noise level will be seen about ([\d.e+]+) times"
+    which = "4 clean pictures" if keep else "4 pictures usable at every noise level"
+    said = rf"each of the {which} will be seen about ([\d.e+]+) times"
     found = re.fullmatch(said, line.replace(",", ""))
     drawn, _ = sampler.draw(slots(0, CONFIG.num_images))
     assert found
@@ -49,6 +52,7 @@ def test_repeats_of_a_clean_picture_are_those_of_the_draws(keep: bool) -> None:
 def test_one_clean_picture_is_named() -> None:
     rows = rows_of([0.0, 2.0], [-1, -1])
     assert remarks(rows, CONFIG, sampler_of(rows))[0].startswith("the one picture usable at every noise level")
+    assert remarks(rows, CONFIG, sampler_of(rows, keep=True))[0].startswith("the one clean picture will be seen")
 
 
 def test_labels_that_are_missing_and_classes_without_pictures_are_said() -> None:

@@ -26,10 +26,14 @@ MIXES = {
 }
 
 
-def sampler(mix: str, *, seed: int = 0, beta: float = BETA, keep_composition: bool = False) -> Sampler:
+def sampler(mix: str, *, seed: int = 0, beta: float = BETA, clean: torch.Tensor | None = None) -> Sampler:
     sigma_min, sigma_max = (torch.tensor(t, dtype=torch.float32) for t in MIXES[mix])
-    more = {"beta": beta, "seed": seed, "keep_composition": keep_composition}
-    return Sampler(sigma_min, sigma_max, P_mean=-0.5, P_std=1.2, **more)
+    return Sampler(sigma_min, sigma_max, P_mean=-0.5, P_std=1.2, beta=beta, seed=seed, clean=clean)
+
+
+def everywhere(mix: str) -> torch.Tensor:
+    sigma_min, sigma_max = (torch.tensor(t, dtype=torch.float64) for t in MIXES[mix])
+    return (sigma_min == 0) | (sigma_max > BETA * sigma_min)
 
 
 def usable_matrix(mix: str, sigma: torch.Tensor, beta: float = BETA) -> np.ndarray:
@@ -62,40 +66,57 @@ def test_sigma_has_the_training_density() -> None:
     assert stats.kstest(sigma.numpy(), stats.lognorm(s=1.2, scale=math.exp(-0.5)).cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize("mix", ["clean and bad", "donut", "overlapping sets"])
 @pytest.mark.parametrize("level", [0.05, 0.45, 0.7, 1.3, 3.0, 20.0])
-def test_the_composition_is_kept(mix: str, level: float) -> None:
-    """As often as another picture is usable, one of all that are usable; else one of those usable everywhere."""
+def test_the_composition_is_kept(mix: str, level: float, some: bool) -> None:
+    """As often as another picture is usable, one of all that are usable; else one of the clean set.
+
+    That is all that are usable everywhere, or the first of these.
+    """
     sigma_min, sigma_max = (torch.tensor(v, dtype=torch.float64) for v in MIXES[mix])
-    s = Sampler(sigma_min, sigma_max, P_mean=math.log(level), P_std=1e-6, seed=4, keep_composition=True)
+    clean = everywhere(mix)
+    if some:
+        clean = clean & (clean.cumsum(0) <= 1)
+    s = Sampler(sigma_min, sigma_max, P_mean=math.log(level), P_std=1e-6, seed=4, clean=clean)
     rows, sigma = s.draw(torch.arange(60_000))
-    allowed = usable_matrix(mix, sigma[:1])[0]
-    everywhere = ((sigma_min == 0) | (sigma_max > BETA * sigma_min)).numpy()
-    share = (allowed & ~everywhere).sum() / (~everywhere).sum()
-    expected = share * allowed / allowed.sum() + (1 - share) * everywhere / everywhere.sum()
+    allowed, trusted = usable_matrix(mix, sigma[:1])[0], clean.numpy()
+    share = (allowed & ~trusted).sum() / (~trusted).sum()
+    expected = share * allowed / allowed.sum() + (1 - share) * trusted / trusted.sum()
     observed = np.bincount(rows.numpy(), minlength=len(allowed))
     assert (observed[expected == 0] == 0).all()
     wanted = expected[expected > 0] * len(rows)
     assert len(wanted) == 1 or stats.chisquare(observed[expected > 0], wanted).pvalue > 1e-4
-    np.testing.assert_allclose(s.chance_of_clean(sigma[:1]), expected[everywhere][:1], rtol=1e-9)
+    np.testing.assert_allclose(s.chance_of_clean(sigma[:1]), expected[trusted][:1], rtol=1e-9)
     assert torch.equal(torch.cat([s.draw(torch.tensor([i]))[0] for i in range(50)]), rows[:50])
+    assert (s.num_clean, s.num_everywhere) == (int(clean.sum()), int(everywhere(mix).sum()))
+
+
+def test_clean_pictures_that_are_not_usable_everywhere_count_as_others() -> None:
+    clean = torch.tensor([True, True, False, False])
+    thresholds = torch.tensor([0.0, 1.0, 0.0, 2.0]), torch.zeros(4)
+    s = Sampler(*thresholds, P_mean=math.log(0.5), P_std=1e-6, clean=clean)
+    rows, _ = s.draw(torch.arange(30_000))
+    assert s.num_clean == 1
+    # One of the three others is usable: a third of the draws are of both, the rest is of the clean one.
+    assert np.bincount(rows.numpy(), minlength=4) / len(rows) == pytest.approx([5 / 6, 0, 1 / 6, 0], abs=0.01)
 
 
 def test_the_composition_is_kept_at_given_levels() -> None:
     """As a Sampler of one level keeps it: the same rows from the same random numbers."""
     sigma_min, sigma_max = (torch.tensor(v, dtype=torch.float64) for v in MIXES["overlapping sets"])
-    indices = torch.arange(5000)
+    indices, clean = torch.arange(5000), everywhere("overlapping sets")
     for level in (0.45, 3.0):
         one = torch.tensor([level])
-        given = LevelSampler(sigma_min, sigma_max, levels=one, seed=3, keep_composition=True)
-        wide = Sampler(sigma_min, sigma_max, P_mean=math.log(level), P_std=1e-9, seed=3, keep_composition=True)
+        given = LevelSampler(sigma_min, sigma_max, levels=one, seed=3, clean=clean)
+        wide = Sampler(sigma_min, sigma_max, P_mean=math.log(level), P_std=1e-9, seed=3, clean=clean)
         assert torch.equal(given.draw(indices)[0], wide.draw(indices)[0])
         assert torch.equal(given.chance_of_clean(one), wide.chance_of_clean(one))
 
 
 @pytest.mark.parametrize("mix", ["all clean", "no clean picture"])
 def test_there_is_no_composition_to_keep_without_both_kinds(mix: str) -> None:
-    kept, plain = (sampler(mix, keep_composition=keeps) for keeps in (True, False))
+    kept, plain = (sampler(mix, clean=clean) for clean in (everywhere(mix), None))
     indices = torch.arange(2000)
     assert all(torch.equal(a, b) for a, b in zip(kept.draw(indices), plain.draw(indices), strict=True))
 

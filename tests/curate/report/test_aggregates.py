@@ -96,6 +96,20 @@ def test_usable_agrees_with_the_view(connection: "DuckDBPyConnection") -> None:
     assert found.tolist() == [n for (n,) in connection.sql("SELECT usable FROM coverage").fetchall()]
 
 
+def test_whose_word_it_is_that_a_picture_is_usable_everywhere(table: pa.Table, tmp_path: Path) -> None:
+    rows = table.to_pylist()
+    for number, row in enumerate(rows):
+        if row["method"]:
+            row["method"] = ("classifier", "rule", "source", "quantile", "fixed")[number % 5]
+    said = [row for row in rows if row["status"] == "ok" and row["role"] == "pool" and row["sigma_min"] == 0]
+    said = [row for row in said if row["method"] in ("rule", "quantile", "fixed")]
+    with connect(write(tmp_path / "m.parquet", pa.Table.from_pylist(rows, schema=table.schema))) as connection:
+        number_groups(connection)
+        assert 0 < totals(connection)["said"] == len(said) < totals(connection)["zero"]
+        by_source = {group["name"]: group["said"] for group in groups(connection, "source", GRID)}
+    assert by_source == {name: sum(str(row["source"]) == name for row in said) for name in by_source}
+
+
 def test_totals(table: pa.Table, connection: "DuckDBPyConnection") -> None:
     found = totals(connection)
     ok = [r for r in table.to_pylist() if r["status"] == "ok"]

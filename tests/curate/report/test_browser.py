@@ -199,7 +199,8 @@ def test_the_level_slider_reads_the_coverage(page: "Page", manifest: Path) -> No
 def test_draws_per_picture_are_what_the_sampler_draws(page: "Page", manifest: Path) -> None:
     rows = [row for row in pq.read_table(manifest).to_pylist() if row["status"] == "ok"]
     low, high = (torch.tensor([r[name] for r in rows], dtype=torch.float64) for name in ("sigma_min", "sigma_max"))
-    sampler = Sampler(low, high, P_mean=-0.5, P_std=1.0, keep_composition=True)
+    clean = torch.tensor([row["role"] == "clean" for row in rows])
+    sampler = Sampler(low, high, P_mean=-0.5, P_std=1.0, clean=clean)
     drawn, _ = sampler.draw(torch.arange(200_000))
     times = np.bincount(drawn.numpy(), minlength=len(rows))
     page.get_by_label("Pictures drawn").fill("200000")
