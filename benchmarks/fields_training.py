@@ -190,6 +190,7 @@ def rows_of(sigma_min: Tensor, space: Space) -> Rows:
         sigma_min=sigma_min,
         sigma_max=torch.zeros(num),
         clean=sigma_min == 0,
+        pool_share=torch.zeros(2, 0),
         labels=torch.full((num,), -1),
         fingerprint="",
     )

@@ -6,6 +6,7 @@ Every stage writes finished parts (curate/manifest.py), so the same command cont
 import math
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..schemas.manifest import METADATA_KEY, THRESHOLDS, Metadata, manifest_sche
 from ..schemas.space import Space
 from .clean import choose_clean
 from .columns import is_, words
+from .composition import pool_share
 from .config import AnnotateConfig
 from .crossfit import load_classifier
 from .decide import Measured, Rule, settle
@@ -28,7 +30,7 @@ from .duplicates import NAMES as NEAR_DUPLICATES
 from .identity import check_same_pool, identity_of, options_of, work_id_of
 from .known import join_scores, near_duplicates_told, score_names
 from .learn import CLASSIFIER, trained, warn_of_strangers
-from .manifest import Work, fingerprint, is_finished, with_curves, write_manifest
+from .manifest import Work, curves_of, fingerprint, is_finished, with_curves, write_manifest
 from .measure import PER_PART, follow, measure, measured_parts, noise_of_draws, unreadable_now
 from .memory import give_back
 from .networks import ScoreConfig, load_networks
@@ -153,6 +155,7 @@ def _lead(
         rows = _decided(records, metadata, run)
         del records
         give_back()
+        metadata = _composed(metadata, rows, measured_parts(work))
         write_manifest(out, rows, manifest_schema(score_fields(rows.schema)), metadata, curves=measured_parts(work))
     reporter.say(f"written: {len(rows):,} rows to {out}")
 
@@ -178,6 +181,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
     if set(NEAR_DUPLICATES) <= set(table.column_names):
         table = near_duplicates_told(table)
     metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
+    metadata = _composed(metadata, table, curves_of(table))
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
     run.reporter.say(f"written: {len(table):,} rows to {out}")
 
@@ -280,6 +284,10 @@ def _judged(
         draw_noise=metadata.draw_noise or noise_of_draws(run.work).tolist(),
         fold_spread=classifier.spread,
     )
+
+
+def _composed(metadata: Metadata, rows: pa.Table, curves: Iterable[pa.Table]) -> Metadata:
+    return replace(metadata, pool_share=pool_share(rows, np.array(metadata.sigma_grid), curves))
 
 
 def _decided(records: pa.Table, metadata: Metadata, run: Run) -> pa.Table:

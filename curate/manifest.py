@@ -16,6 +16,7 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
@@ -70,6 +71,15 @@ def with_curves(table: pa.Table, curves: Iterator[pa.Table]) -> Iterator[pa.Tabl
             group = group.append_column(name, taken[name])
         del found, here, taken  # 25 MB each
         yield group
+
+
+def curves_of(table: pa.Table) -> Iterator[pa.Table]:
+    """Columns row, p_clean and draws of the rows that have some."""
+    start = 0
+    for group in row_groups(table):
+        part = group.select(["p_clean", "draws"]).append_column("row", pa.array(np.arange(start, start + len(group))))
+        start += len(group)
+        yield part.filter(pc.is_valid(part["p_clean"]))
 
 
 def fingerprint(records: pa.Table) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from ..schemas.errors import UserError
 from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from . import digests
+from .composition import pool_share
 from .decide import INSTEAD, OPTIONS, Measured, Rule, settle
 from .manifest import check_replaceable, write_manifest
 from .reporter import Reporter
@@ -50,6 +51,7 @@ def rethreshold(
         options=DECIDED_AGAIN + metadata.options.removeprefix(DECIDED_AGAIN),
         epsilon=metadata.epsilon if rule.epsilon is None else rule.epsilon,
         crossing=rule.crossing or metadata.crossing,
+        pool_share=pool_share(table, np.array(metadata.sigma_grid), curves()),
     )
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata, curves=curves())
     return out

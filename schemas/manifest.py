@@ -86,7 +86,8 @@ class Metadata:
     ``first`` counts, or that of the closest ``rising`` curve. clean_set: what made pictures clean, in words.
     classifier: BLAKE2b-128 of its file, or None.
     draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: likewise, the
-    standard deviation of the log odds between classifiers of the same recipe.
+    standard deviation of the log odds between classifiers of the same recipe. pool_share: at each level, how much of
+    what is drawn there comes from outside the clean set, where the composition is kept (curate/composition.py).
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
     options: BLAKE2b-128 over the options alone.
@@ -107,6 +108,7 @@ class Metadata:
     classifier: str | None = None
     draw_noise: list[float] = field(default_factory=list)
     fold_spread: list[float] = field(default_factory=list)
+    pool_share: list[float] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:

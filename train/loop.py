@@ -186,6 +186,7 @@ def build_sampler(rows: Rows, config: TrainConfig) -> Sampler:
         beta=beta_of(config.buffer),
         seed=config.seed,
         clean=rows.clean if config.keep_composition else None,
+        pool_share=rows.pool_share,
     )
 
 

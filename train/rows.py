@@ -26,7 +26,8 @@ class Rows:
 
     uris, ids: Arrow strings. names: (N,) int64, of the pictures' fixed noise.
     sigma_min, sigma_max: (N,) float32. clean: (N,) bool, of the clean set, or usable everywhere by somebody's word.
-    labels: (N,) int64, -1 where unknown.
+    pool_share: (2, L) float64, noise levels and how much of what is drawn there comes from outside the clean set, L = 0
+    where that is not known. labels: (N,) int64, -1 where unknown.
     fingerprint: BLAKE2b-128 over the Space and all that is listed here except uris: what training depends on.
     """
 
@@ -38,6 +39,7 @@ class Rows:
     sigma_min: Tensor
     sigma_max: Tensor
     clean: Tensor
+    pool_share: Tensor
     labels: Tensor
     fingerprint: str
 
@@ -65,6 +67,8 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
         raise UserError(f"{manifest} has no picture with status 'ok': nothing to train on")
     sigma_min, sigma_max = (torch.from_numpy(table[name].to_numpy().copy()) for name in ("sigma_min", "sigma_max"))
     clean = torch.from_numpy(_of_clean_set(table).to_numpy().copy())
+    share = metadata.pool_share
+    pool_share = torch.tensor([metadata.sigma_grid if share else [], share], dtype=torch.float64)
     labels = torch.from_numpy(pc.fill_null(table["label"], -1).to_numpy().astype(np.int64))
     return Rows(
         space=metadata.space,
@@ -75,8 +79,9 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         clean=clean,
+        pool_share=pool_share,
         labels=labels,
-        fingerprint=_fingerprint(metadata.space, table["id"], [sigma_min, sigma_max, clean, labels]),
+        fingerprint=_fingerprint(metadata.space, table["id"], [sigma_min, sigma_max, clean, pool_share, labels]),
     )
 
 

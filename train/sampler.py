@@ -29,11 +29,11 @@ class Sampler:
     """Draws (row, sigma): ln sigma ~ N(P_mean, P_std^2), the row uniform among those usable at sigma.
 
     A pure function of (seed, global index of the training picture), in O(log N) per draw without rejection.
-    With ``clean`` the composition is kept: the row is one of all that are usable at sigma as often as one of the others
-    is usable there, and else one of the clean set. For few clean pictures are outnumbered by even a small part of many
-    others, and the first of these to be usable are subjects that the damage harms least, or that look as if damaged:
-    drawn uniformly, they change what there is to see at that level. That a picture is usable everywhere does not make
-    it one of the clean set: smooth pictures that were blurred can be told from clean smooth ones at no level.
+    With ``clean`` the composition is kept: the row is one of the others that are usable at sigma as often as
+    ``pool_share`` says, and else one of the clean set. For few clean pictures are outnumbered by even a small part of
+    many others, and the first of these to be usable are subjects that the damage harms least, or that look as if
+    damaged: drawn uniformly, they change what there is to see at that level. Without ``pool_share``, which needs curves
+    (curate/composition.py), it is one of all that are usable as often as one of the others is usable.
 
     A picture with sigma_max <= beta * sigma_min has two disjoint usable sets, above the one and below the other;
     any other is usable everywhere. So the sorted lower bounds and the sorted upper bounds, each counted by bisection,
@@ -53,19 +53,27 @@ class Sampler:
         beta: float = BETA,
         seed: int = 0,
         clean: Tensor | None = None,
+        pool_share: Tensor | None = None,
     ) -> None:
         """sigma_min, sigma_max: (N,) thresholds of the pictures with status ``ok``, >= 0, inf allowed.
 
         P_mean, P_std: of ln sigma (arXiv 2206.00364, table 1). beta: see ``schemas/usable.py``.
         clean: (N,) bool, the clean set, to keep the composition as above; those of it that are not usable everywhere
-        count as others. None: every usable picture is as likely.
+        count as others. None: every usable picture is as likely. pool_share: (2, L) noise levels, ascending, and the
+        shares at these; between them linear in ln sigma.
         Raises UserError where there is no picture, or none is usable on more than MAX_UNCOVERED of the density.
         """
         self._mean, self._std = P_mean, P_std
-        self._prepare(sigma_min, sigma_max, beta, seed, clean)
+        self._prepare(sigma_min, sigma_max, beta, seed, clean, pool_share)
 
     def _prepare(
-        self, sigma_min: Tensor, sigma_max: Tensor, beta: float, seed: int, clean: Tensor | None = None
+        self,
+        sigma_min: Tensor,
+        sigma_max: Tensor,
+        beta: float,
+        seed: int,
+        clean: Tensor | None,
+        pool_share: Tensor | None,
     ) -> None:
         """Number the pictures by their bounds, and check that the density, which is set already, is covered."""
         if len(sigma_min) == 0:
@@ -80,6 +88,7 @@ class Sampler:
             above = torch.where(clean.cpu() & (above <= 0), -2.0, above)
         self._num_clean = int((above == -2.0).sum())
         self._keeps = 0 < self._num_clean < self._num
+        self._pool_share = None if pool_share is None or pool_share.shape[1] == 0 else pool_share.double().cpu()
         # Levels are float32, and one is above a bound exactly if it is above the float32 at or below that bound.
         floor = above.float()
         floor = torch.where(floor.double() > above, torch.nextafter(floor, torch.tensor(-math.inf)), floor)
@@ -127,12 +136,16 @@ class Sampler:
         count = self.usable_count(sigma)
         if not self._keeps:
             return 1 / count
-        share = self._share_of_usable(count)
+        share = self._share_of_usable(count, sigma)
         return share / count + (1 - share) / self._num_clean
 
-    def _share_of_usable(self, count: Tensor) -> Tensor:
-        """Of the pictures that are not of the clean set, (B,) float64."""
-        return (count - self._num_clean).double() / (self._num - self._num_clean)
+    def _share_of_usable(self, count: Tensor, sigma: Tensor) -> Tensor:
+        """How often one of all that are usable is drawn, (B,) float64; among these are the clean ones."""
+        others = (count - self._num_clean).double()
+        if self._pool_share is None:
+            return others / (self._num - self._num_clean)
+        share = _interpolated(sigma.double().cpu(), *self._pool_share) * count / others.clamp(min=1.0)
+        return torch.where(others > 0, share.clamp(max=1.0), 0.0)
 
     def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = sigma.float()
@@ -145,7 +158,7 @@ class Sampler:
         high, low = self._counts(sigma)
         count = high + low
         if self._keeps:
-            share = self._share_of_usable(count)
+            share = self._share_of_usable(count, sigma)
             is_usable = u < share
             u = torch.where(is_usable, u / share, (u - share) / (1 - share))
             count = torch.where(is_usable, count, self._num_clean)
@@ -202,6 +215,7 @@ class LevelSampler(Sampler):
         beta: float = BETA,
         seed: int = 0,
         clean: Tensor | None = None,
+        pool_share: Tensor | None = None,
     ) -> None:
         """levels: (T,) noise levels, rounded to float32, each as likely. Other arguments and errors as ``Sampler``.
 
@@ -211,7 +225,7 @@ class LevelSampler(Sampler):
         self._levels = levels.float().cpu()
         if len(levels) == 0 or not bool(((self._levels > 0) & self._levels.isfinite()).all()):
             raise UserError("levels must be one or more noise levels above 0 and finite: leave the others out")
-        self._prepare(sigma_min, sigma_max, beta, seed, clean)
+        self._prepare(sigma_min, sigma_max, beta, seed, clean, pool_share)
 
     def _sigma(self, u: Tensor) -> Tensor:
         return self._levels[(u * len(self._levels)).long().clamp(max=len(self._levels) - 1)]
@@ -238,6 +252,15 @@ def slots(start: int, num: int, *, rank: int = 0, world_size: int = 1) -> Tensor
     Returns int64. The union over ranks is the same for any world_size.
     """
     return torch.arange(start + rank, start + num, world_size)
+
+
+def _interpolated(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
+    """Values at sigma (B,) float64, linear in ln sigma between levels (L,), constant beyond."""
+    x, at = sigma.log(), levels.log()
+    upper = torch.searchsorted(at, x).clamp(1, max(len(at) - 1, 1))
+    lower, upper = upper - 1, upper.clamp(max=len(at) - 1)
+    weight = ((x - at[lower]) / (at[upper] - at[lower]).clamp(min=1e-12)).clamp(0.0, 1.0)
+    return torch.lerp(values[lower], values[upper], weight)
 
 
 def _uniform(high: Tensor, low: Tensor) -> Tensor:

@@ -157,15 +157,18 @@ function normal(x) { // Abramowitz and Stegun 7.1.26; error below 2e-7
   return x > 0 ? 1 - tail / 2 : tail / 2;
 }
 
-// Draws per usable picture, as by train/sampler.py with keep_composition: one of all that are usable as often as the others
-// are usable there, and else one of the clean set, or that somebody said to be usable everywhere.
+// Draws per usable picture, as by train/sampler.py with keep_composition: one of the others that are usable as often as
+// pool_share says (without it, one of all that are usable as often as the others are usable), and else one of the clean set,
+// or that somebody said to be usable everywhere.
 function drawsOf(group, levels, length) {
   if (!group.ok) return null;
   const free = totals.clean + totals.said, others = totals.ok - free, kept = free > 0 && others > 0;
   const mine = group.clean + group.said;
   return length * levels.reduce((sum, p, k) => {
     if (!usable[k]) return sum;
-    const share = kept ? (usable[k] - free) / others : 1;
+    const here = usable[k] - free;
+    const share = !kept ? 1 : !data.pool_share.length ? here / others
+      : here > 0 ? Math.min(1, data.pool_share[k] * usable[k] / here) : 0;
     return sum + p * (share * group.usable[k] / usable[k] + (kept ? (1 - share) * mine / free : 0));
   }, 0) / group.ok;
 }

@@ -66,6 +66,7 @@ def contents(manifest: Path, moved: Roots) -> dict[str, Any]:
         data = {
             **_about(manifest, metadata, roots),
             "grid": grid,
+            "pool_share": metadata.pool_share if measured else [],
             "tau": tau,
             "beta": BETA,
             "totals": counts,

@@ -26,6 +26,7 @@ def rows_of(sigma_min: list[float], labels: list[int]) -> Rows:
         sigma_min=torch.tensor(sigma_min),
         sigma_max=torch.zeros(len(words)),
         clean=torch.tensor(sigma_min) == 0,
+        pool_share=torch.zeros(2, 0),
         labels=torch.tensor(labels),
         fingerprint="",
     )

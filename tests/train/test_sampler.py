@@ -92,6 +92,22 @@ def test_the_composition_is_kept(mix: str, level: float, some: bool) -> None:
     assert (s.num_clean, s.num_everywhere) == (int(clean.sum()), int(everywhere(mix).sum()))
 
 
+@pytest.mark.parametrize(("level", "share"), [(0.05, 0.0), (0.2, 0.1), (0.632456, 0.25), (2.0, 0.4), (30.0, 2 / 3)])
+def test_others_are_drawn_as_often_as_their_share_says(level: float, share: float) -> None:
+    """Between levels linear in ln sigma, constant beyond; none where none is usable, all alike at most."""
+    thresholds = torch.tensor([0.0, 0.0, 0.1, 0.1, 0.5, 20.0]), torch.zeros(6)
+    clean = torch.tensor([True, True, False, False, False, False])
+    shares = torch.tensor([[0.2, 2.0, 20.0], [0.1, 0.4, 0.9]])
+    s = Sampler(*thresholds, P_mean=math.log(level), P_std=1e-6, clean=clean, pool_share=shares)
+    rows, sigma = s.draw(torch.arange(40_000))
+    allowed = usable(level, thresholds[0].double().numpy(), np.zeros(6))
+    observed = np.bincount(rows.numpy(), minlength=6) / len(rows)
+    others = allowed & ~clean.numpy()
+    expected = np.where(others, share / max(others.sum(), 1), np.where(clean, (1 - share) / 2, 0.0))
+    assert observed == pytest.approx(expected, abs=0.012)
+    assert float(s.chance_of_clean(sigma[:1])) == pytest.approx((1 - share) / 2, abs=1e-5)
+
+
 def test_clean_pictures_that_are_not_usable_everywhere_count_as_others() -> None:
     clean = torch.tensor([True, True, False, False])
     thresholds = torch.tensor([0.0, 1.0, 0.0, 2.0]), torch.zeros(4)

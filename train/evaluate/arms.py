@@ -118,6 +118,8 @@ def write_arm(manifest: Path, table: pa.Table, out_of_training: Mask, arm: Arm, 
             )
         table = replaced(table, "method", pc.if_else(changed, "fixed", table["method"].cast(pa.string())))
     metadata = read_metadata(manifest)
+    if arm.equal or arm.sigma_min is not None:
+        metadata = replace(metadata, pool_share=[])  # which is of other thresholds
     metadata = replace(metadata, run=digests.of_json([metadata.run, arm.name, arm.where, arm.equal, arm.sigma_min]))
     known = {*RECORD.names, *ANNOTATION.names}
     schema = manifest_schema([name for name in table.column_names if name not in known])
