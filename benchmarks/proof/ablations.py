@@ -60,7 +60,7 @@ ABLATIONS: dict[str, Change] = {
     "ambient": Change(formula="lambda |D - y|^2 = lambda alpha^-2 |alpha D + (1 - alpha) x_t - x_n|^2, z fixed, b = 4"),
     "plain": Change(formula="lambda |D - w_0|^2, z drawn anew each time", settings={"target": "plain"}, patch=fresh),
     "kept": Change(
-        formula="as ambient, the composition kept: clean ones wherever a draw among the damaged ones is not usable",
+        formula="as ambient, the composition kept: a damaged one as often as usable ones stand for clean ones",
         settings={"keep_composition": True},
     ),
     "kept-plain": Change(

@@ -30,8 +30,9 @@ TRAINED = {
     "all": "lambda |D - w_0|^2 of all pictures, at every noise level",
     "fixed": "as ambient, one sigma_min for all that is damaged: where the mean curve crosses, of sources the median",
     **{label: change.formula for label, change in ABLATIONS.items()},
-    "kept-before": "as kept by a draw of before, which took all that are usable everywhere for clean ones",
-    "kept-plain-before": "as kept-plain, likewise",
+    "kept-before": "as kept by the draw of before 2026-11-30: one of all that are usable as often as one of those not "
+    "usable everywhere is usable, else one of those usable everywhere",
+    "kept-plain-before": "as kept-plain, by that draw",
 }
 """Label -> what is trained."""
 

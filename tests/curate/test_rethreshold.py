@@ -68,6 +68,19 @@ def values(found: list[dict]) -> list[float]:
     return [row["sigma_min"] for row in found]
 
 
+def test_the_share_of_the_pool_is_of_the_new_thresholds(manifest: Path) -> None:
+    """One clean picture beside six others, which only their curves tell from it."""
+    shares = {}
+    for name, rule in {"own": {}, "floor": {"floor": 1.0}, "said": {"fixed": 2.0}}.items():
+        decided(manifest, **rule)
+        shares[name] = np.array(read_metadata(manifest.with_name("out.parquet")).pool_share)
+    assert shares["said"].shape == (0,)
+    assert (shares["floor"] <= shares["own"]).all()
+    below = GRID < 1.0
+    assert shares["floor"][below].max() == 0 < shares["own"][below].max()
+    np.testing.assert_array_equal(shares["floor"][GRID > 1.2], shares["own"][GRID > 1.2])
+
+
 def test_per_picture(manifest: Path) -> None:
     found = decided(manifest)
     assert values(found) == pytest.approx([*TRUTH, math.inf], rel=0.01)

@@ -90,12 +90,17 @@ def test_an_update_gives_what_annotating_all_with_that_classifier_gives(
     kept = (pool.parent / "m.parquet.classifier").read_bytes()
     for path, now in zip(names, hidden, strict=True):
         shutil.move(now, path)
-    after = run(pool, update=True)
+    after, shares = run(pool, update=True), read_metadata(pool.parent / "m.parquet").pool_share
     assert after["clean/new.png"]["role"] == "clean" and after["clean/new.png"]["sigma_min"] == 0
     (pool.parent / "m.parquet").unlink()
     monkeypatch.setattr(learn, "save_classifier", lambda path, _: path.write_bytes(kept))
     whole = run(pool)
     assert whole.keys() == after.keys()
+    assert shares == pytest.approx(read_metadata(pool.parent / "m.parquet").pool_share, rel=1e-3)
+    num_clean, num = (
+        sum(r["status"] == "ok" and r["role"] == role for r in whole.values()) for role in ("clean", "pool")
+    )
+    assert 0 <= shares[0] < shares[-1] == pytest.approx(num / (num + num_clean), rel=0.05)
     for uri, row in whole.items():
         for name, value in row.items():  # the batches differ, and with them the last bits
             close = name == "p_clean" or isinstance(value, float)

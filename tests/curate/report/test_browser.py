@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate.report.page import report
+from ambient.schemas.manifest import METADATA_KEY, read_metadata
 from ambient.train.sampler import Sampler
 from hostile_pool import HOSTILE, SCRIPT, write_hostile_pool
 from manifests import rows, write
@@ -196,11 +198,22 @@ def test_the_level_slider_reads_the_coverage(page: "Page", manifest: Path) -> No
     assert f"at 80.0: {finite} usable" in page.locator("#level-says").inner_text()
 
 
-def test_draws_per_picture_are_what_the_sampler_draws(page: "Page", manifest: Path) -> None:
-    rows = [row for row in pq.read_table(manifest).to_pylist() if row["status"] == "ok"]
+@pytest.mark.parametrize("told", [False, True])
+def test_draws_per_picture_are_what_the_sampler_draws(
+    browser: "Browser", manifest: Path, tmp_path: Path, told: bool
+) -> None:
+    """Also where the manifest tells how much comes from outside the clean set."""
+    table, metadata = pq.read_table(manifest), read_metadata(manifest)
+    if told:
+        metadata = replace(metadata, pool_share=np.linspace(0.05, 0.7, len(metadata.sigma_grid)).tolist())
+    path = tmp_path / "m.parquet"
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), path)
+    opened = Opened(browser, report(path, tmp_path / "report.html"))
+    rows, page = [row for row in table.to_pylist() if row["status"] == "ok"], opened.page
     low, high = (torch.tensor([r[name] for r in rows], dtype=torch.float64) for name in ("sigma_min", "sigma_max"))
+    shares = torch.tensor([metadata.sigma_grid, metadata.pool_share]) if told else None
     clean = torch.tensor([row["role"] == "clean" for row in rows])
-    sampler = Sampler(low, high, P_mean=-0.5, P_std=1.0, clean=clean)
+    sampler = Sampler(low, high, P_mean=-0.5, P_std=1.0, clean=clean, pool_share=shares)
     drawn, _ = sampler.draw(torch.arange(200_000))
     times = np.bincount(drawn.numpy(), minlength=len(rows))
     page.get_by_label("Pictures drawn").fill("200000")
@@ -211,6 +224,7 @@ def test_draws_per_picture_are_what_the_sampler_draws(page: "Page", manifest: Pa
         for name, shown in zip(column(page, "use-table", 1), numbers(column(page, "use-table", 4)), strict=True):
             mine = np.array([str(row[by]) == name for row in rows])
             assert shown == pytest.approx(times[mine].mean(), rel=0.05), name
+    opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
