@@ -88,7 +88,7 @@ class Sampler:
             above = torch.where(clean.cpu() & (above <= 0), -2.0, above)
         self._num_clean = int((above == -2.0).sum())
         self._keeps = 0 < self._num_clean < self._num
-        self._pool_share = None if pool_share is None or pool_share.shape[1] == 0 else pool_share.double().cpu()
+        self._pool_share = None if pool_share is None or pool_share.shape[1] == 0 else _Line(*pool_share.double().cpu())
         # Levels are float32, and one is above a bound exactly if it is above the float32 at or below that bound.
         floor = above.float()
         floor = torch.where(floor.double() > above, torch.nextafter(floor, torch.tensor(-math.inf)), floor)
@@ -144,7 +144,7 @@ class Sampler:
         others = (count - self._num_clean).double()
         if self._pool_share is None:
             return others / (self._num - self._num_clean)
-        share = _interpolated(sigma.double().cpu(), *self._pool_share) * count / others.clamp(min=1.0)
+        share = self._pool_share(sigma.double().cpu().log()) * count / others.clamp(min=1.0)
         return torch.where(others > 0, share.clamp(max=1.0), 0.0)
 
     def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,13 +254,17 @@ def slots(start: int, num: int, *, rank: int = 0, world_size: int = 1) -> Tensor
     return torch.arange(start + rank, start + num, world_size)
 
 
-def _interpolated(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """Values at sigma (B,) float64, linear in ln sigma between levels (L,), constant beyond."""
-    x, at = sigma.log(), levels.log()
-    upper = torch.searchsorted(at, x).clamp(1, max(len(at) - 1, 1))
-    lower, upper = upper - 1, upper.clamp(max=len(at) - 1)
-    weight = ((x - at[lower]) / (at[upper] - at[lower]).clamp(min=1e-12)).clamp(0.0, 1.0)
-    return torch.lerp(values[lower], values[upper], weight)
+class _Line:
+    """Values (L,) at noise levels (L,), between them linear in ln sigma, constant beyond."""
+
+    def __init__(self, levels: Tensor, values: Tensor) -> None:
+        self._at, self._values = levels.log(), values
+        self._slopes = torch.cat([values.diff() / self._at.diff(), torch.zeros(1)])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.clamp(self._at[0], self._at[-1])
+        k = torch.searchsorted(self._at, x, right=True) - 1
+        return self._values[k] + self._slopes[k] * (x - self._at[k])
 
 
 def _uniform(high: Tensor, low: Tensor) -> Tensor:
