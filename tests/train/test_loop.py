@@ -15,6 +15,7 @@ import pytest
 import torch
 from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
+from ambient.schemas.manifest import METADATA_KEY, read_metadata
 from ambient.schemas.space import Space
 from ambient.train import checkpoint
 from ambient.train.config import TrainConfig
@@ -197,6 +198,23 @@ def test_the_clean_set_is_a_matter_of_words_not_of_thresholds(tmp_path: Path) ->
     assert found.clean.tolist() == [True, False, True, False, False]
     assert build_sampler(found, CONFIG).num_clean == 2
     assert build_sampler(found, replace(CONFIG, keep_composition=False)).num_clean == 0
+
+
+def test_the_share_of_the_pool_reaches_the_draws(tmp_path: Path) -> None:
+    path = write_pool(tmp_path)
+    table, metadata = pq.read_table(path), read_metadata(path)
+    shares = {}
+    for share in (0.1, 0.5):
+        told = replace(metadata, sigma_grid=[0.1, 10.0], pool_share=[share, share])
+        pq.write_table(table.replace_schema_metadata({METADATA_KEY: told.to_bytes()}), path)
+        rows = read_rows(path)
+        drawn, sigma = build_sampler(rows, CONFIG).draw(torch.arange(20_000))
+        shares[rows.fingerprint] = float((~rows.clean[drawn])[sigma > 0.6].float().mean())
+    assert list(shares.values()) == pytest.approx([0.1, 0.5], abs=0.02)
+    damaged = replace(metadata, sigma_grid=[0.1], pool_share=[0.1, 0.5])
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: damaged.to_bytes()}), path)
+    with pytest.raises(UserError, match="pool_share has 2 values"):
+        read_rows(path)
 
 
 def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
