@@ -19,6 +19,7 @@ from .confound import content_accuracy, is_confounded
 from .crossfit import FOLDS, CrossFitted, folds_of, load_classifier, save_classifier
 from .damage import find_damage
 from .fit import MIN_ACCURACY, FitConfig, cross_fit
+from .groups import groups_of, numbers_of
 from .images import Unusable, load_many
 from .noise import names_of
 from .noisy import Sample
@@ -28,8 +29,6 @@ from .tables import shown
 
 CLASSIFIER = "classifier.safetensors"
 _FIT_BYTES, _FIT_PICTURES = 1 << 30, 100_000  # of each set that the classifier trains on, at most
-_GROUPS = 16  # the most groups
-_SMALLEST_GROUP, _SMALLEST_SHARE = 20, 1 / 400  # for one of one's own, so that each half of the pool has some of it
 _STEPS = {"cpu": 1000, "cuda": 8000}  # at most: the held-out loss says when to stop
 _NAMED = 5  # sources that a message names
 _SMALL = 200  # clean pictures; with fewer, thresholds are rough
@@ -75,19 +74,6 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
     return CrossFitted(fit.members, seed=config.seed, groups=groups, spread=spread.tolist(), damage=damage)
 
 
-def groups_of(sources: np.ndarray) -> tuple[str, ...]:
-    """Names of the groups that the classifier tells apart: the largest sources, and one for what is left, named ``""``.
-
-    sources: (N,) of the usable pictures that are not clean.
-    """
-    counts = Counter(sources.tolist()).most_common()
-    smallest = max(_SMALLEST_GROUP, len(sources) * _SMALLEST_SHARE)
-    large = [source for source, count in counts[: _GROUPS - 1] if count >= smallest]
-    left = sum(count for source, count in counts if source not in large)
-    rest = [""] if left >= smallest or not large else []  # a few strays count as the last group's
-    return (*sorted(large), *rest)
-
-
 def _counted(groups: tuple[str, ...], told: torch.Tensor) -> str:
     counts = told.bincount(minlength=len(groups)).tolist()
     return ", ".join(f"{count:,} {name}" for name, count in zip(groups, counts, strict=True))
@@ -107,8 +93,7 @@ def _sample(records: pa.Table, role: str, groups: tuple[str, ...], space: Space,
             good.append(i)
     if len(good) < 2:
         raise UserError("the pictures were readable a moment ago and are not any more: is the pool being changed?")
-    number = {name: i for i, name in enumerate(groups)}
-    told = [number.get(source, len(groups) - 1) for source in words(mine, "source")[good]]
+    told = numbers_of(words(mine, "source")[good], groups)
     return Sample(
         pictures=torch.from_numpy(pictures[: len(good)]).to(run.device),
         names=names_of(mine["id"].take(pa.array(good)), run.device),

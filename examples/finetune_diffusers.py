@@ -65,7 +65,8 @@ def main() -> None:
     rows = read_rows(options.manifest)
     schedule = DDPMScheduler()
     levels = sigma_of_alpha_bar(schedule.alphas_cumprod)  # uniform over timesteps, as DDPM trains
-    draws = Draws(LevelSampler(rows.sigma_min, rows.sigma_max, levels=levels), num_images=options.num_images)
+    kept = {"clean": rows.clean, "pool_share": rows.pool_share}
+    draws = Draws(LevelSampler(rows.sigma_min, rows.sigma_max, levels=levels, **kept), num_images=options.num_images)
     loader = DataLoader(
         ManifestDataset(rows), sampler=draws, batch_size=options.batch_size, num_workers=options.workers
     )

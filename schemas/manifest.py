@@ -87,7 +87,8 @@ class Metadata:
     classifier: BLAKE2b-128 of its file, or None.
     draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: likewise, the
     standard deviation of the log odds between classifiers of the same recipe. pool_share: at each level, how much of
-    what is drawn there comes from outside the clean set, where the composition is kept (curate/composition.py).
+    what is drawn there comes from outside the clean set, where the composition is kept, by curate/composition.py; empty
+    where curves do not say it.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
     options: BLAKE2b-128 over the options alone.
@@ -154,9 +155,18 @@ def read_metadata(path: Path) -> Metadata:
         raise UserError(f"{path} has manifest schema {version}; this version reads schema {SCHEMA_VERSION}: {todo}")
     check_columns(schema, str(path))
     try:
-        return Metadata.from_bytes(raw)
+        metadata = Metadata.from_bytes(raw)
     except (TypeError, KeyError) as error:
         raise UserError(f"the metadata of {path} is not complete ({error}): annotate the pool again") from error
+    shares = metadata.pool_share
+    if not isinstance(shares, list) or not all(isinstance(s, int | float) and 0 <= s <= 1 for s in shares):
+        raise UserError(f"the metadata of {path} is damaged: pool_share is no list of shares: annotate the pool again")
+    if shares and len(shares) != len(metadata.sigma_grid):
+        raise UserError(
+            f"the metadata of {path} is damaged: pool_share has {len(shares)} values for {len(metadata.sigma_grid)} "
+            "noise levels: annotate the pool again"
+        )
+    return metadata
 
 
 def check_columns(schema: pa.Schema, where: str) -> None:

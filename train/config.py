@@ -36,7 +36,8 @@ class TrainConfig:
     P_mean, P_std: of ln sigma in training (arXiv 2206.00364, table 1).
     buffer: b of arXiv 2506.10038; a picture is used above sqrt(b / (b - 1)) * sigma_min.
     keep_composition: draw so that few clean pictures are not outnumbered by subjects that the damage harms least, or
-    that look damaged by themselves (see ``Sampler``); False draws all that are usable alike, as arXiv 2506.10038 does.
+    that look damaged by themselves (see ``Sampler``; with another buffer than the default's, without curves); False
+    draws all that are usable alike, as arXiv 2506.10038 does.
     target: ``ambient`` (the paper's loss) or ``plain`` (the same pictures and levels, target w_0).
     num_classes: 0, or train with the manifest's labels 0 ... num_classes - 1.
     label_dropout: share of training pictures whose label is hidden, for classifier-free guidance (arXiv 2207.12598).

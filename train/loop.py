@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..schemas.errors import UserError
-from ..schemas.usable import beta_of
+from ..schemas.usable import BUFFER, beta_of
 from . import augment
 from .backward import Backward
 from .batches import Batch, batches, conditions
@@ -186,7 +186,7 @@ def build_sampler(rows: Rows, config: TrainConfig) -> Sampler:
         beta=beta_of(config.buffer),
         seed=config.seed,
         clean=rows.clean if config.keep_composition else None,
-        pool_share=rows.pool_share,
+        pool_share=rows.pool_share if config.buffer == BUFFER else None,  # which is of the default's usable pictures
     )
 
 

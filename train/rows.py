@@ -68,8 +68,6 @@ def read_rows(manifest: Path, *, resolution: int | None = None, roots: Roots | N
     sigma_min, sigma_max = (torch.from_numpy(table[name].to_numpy().copy()) for name in ("sigma_min", "sigma_max"))
     clean = torch.from_numpy(_of_clean_set(table).to_numpy().copy())
     share = metadata.pool_share
-    if share and len(share) != len(metadata.sigma_grid):
-        raise UserError(f"the metadata of {manifest} is damaged: pool_share has {len(share)} values: annotate again")
     pool_share = torch.tensor([metadata.sigma_grid if share else [], share], dtype=torch.float64)
     labels = torch.from_numpy(pc.fill_null(table["label"], -1).to_numpy().astype(np.int64))
     return Rows(

@@ -30,10 +30,11 @@ class Sampler:
 
     A pure function of (seed, global index of the training picture), in O(log N) per draw without rejection.
     With ``clean`` the composition is kept: the row is one of the others that are usable at sigma as often as
-    ``pool_share`` says, and else one of the clean set. For few clean pictures are outnumbered by even a small part of
-    many others, and the first of these to be usable are subjects that the damage harms least, or that look as if
-    damaged: drawn uniformly, they change what there is to see at that level. Without ``pool_share``, which needs curves
-    (curate/composition.py), it is one of all that are usable as often as one of the others is usable.
+    ``pool_share`` says, but none more often than a clean one, and else one of the clean set. For few clean pictures are
+    outnumbered by even a small part of many others, and the first of these to be usable are subjects that the damage
+    harms least, or that look as if damaged: drawn uniformly, they change what there is to see at that level. Without
+    ``pool_share``, which needs curves (curate/composition.py), it is one of all that are usable as often as one of the
+    others is usable.
 
     A picture with sigma_max <= beta * sigma_min has two disjoint usable sets, above the one and below the other;
     any other is usable everywhere. So the sorted lower bounds and the sorted upper bounds, each counted by bisection,

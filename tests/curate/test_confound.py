@@ -5,7 +5,7 @@ import pytest
 import torch
 from ambient.curate.confound import content_accuracy, is_confounded
 from ambient.curate.crossfit import folds_of
-from ambient.curate.learn import groups_of
+from ambient.curate.groups import groups_of
 from ambient.curate.noise import names_of
 from ambient.curate.noisy import Sample
 from fields import Fields

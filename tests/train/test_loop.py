@@ -1,6 +1,7 @@
 """Training as a whole: resuming is bit for bit on a CPU, whatever ended the run, and wrong use is one clear line."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -211,9 +212,17 @@ def test_the_share_of_the_pool_reaches_the_draws(tmp_path: Path) -> None:
         drawn, sigma = build_sampler(rows, CONFIG).draw(torch.arange(20_000))
         shares[rows.fingerprint] = float((~rows.clean[drawn])[sigma > 0.6].float().mean())
     assert list(shares.values()) == pytest.approx([0.1, 0.5], abs=0.02)
-    damaged = replace(metadata, sigma_grid=[0.1], pool_share=[0.1, 0.5])
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: damaged.to_bytes()}), path)
-    with pytest.raises(UserError, match="pool_share has 2 values"):
+    other = replace(CONFIG, buffer=2.0)  # with which other pictures are usable than those that were counted
+    assert build_sampler(rows, other).draw(torch.arange(9))[0].shape == (9,)
+    assert build_sampler(rows, other)._pool_share is None is not build_sampler(rows, CONFIG)._pool_share
+
+
+@pytest.mark.parametrize("damage", [[0.1, 0.5], ["a"], [None], [math.nan], [1.5], "0.5"])
+def test_a_damaged_share_of_the_pool_is_one_line(tmp_path: Path, damage: object) -> None:
+    path = write_pool(tmp_path)
+    metadata = replace(read_metadata(path), sigma_grid=[0.1], pool_share=damage)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), path)
+    with pytest.raises(UserError, match="is damaged: pool_share"):
         read_rows(path)
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ...curate import digests
 from ...curate.columns import is_
-from ...curate.manifest import write_manifest
+from ...curate.composition import pool_share
+from ...curate.manifest import curves_of, write_manifest
 from ...curate.pool import replaced
 from ...curate.query import matching
 from ...schemas.errors import UserError
@@ -84,6 +85,9 @@ def used_by(table: pa.Table, out_of_training: Mask, arm: Arm) -> Mask:
 def alike(table: pa.Table, out_of_training: Mask, arms: Sequence[Arm]) -> list[tuple[str, str]]:
     """Names of arms that train on the same pictures at the same noise levels: each with the first like it.
 
+    Where thresholds are found, clean pictures and others are drawn as curves say, and else by what is usable alone:
+    these are not alike.
+
     Arguments and errors as in ``used_by``.
     """
     first: dict[str, str] = {}
@@ -94,7 +98,9 @@ def alike(table: pa.Table, out_of_training: Mask, arms: Sequence[Arm]) -> list[t
             floor = np.where(arm.equal | ~is_(table, "role", "clean"), arm.sigma_min or 0.0, floor)
         top = np.where(floor > 0, table["sigma_max"].to_numpy().astype(np.float64), 0.0)
         drawn = used & (np.isfinite(floor) | (top > 0))
-        key = digests.of_bytes(b"".join(values.tobytes() for values in (drawn, floor[drawn], top[drawn])))
+        clean = is_(table, "role", "clean") & drawn
+        told = np.array([not arm.equal and arm.sigma_min is None and clean.any() and not clean[drawn].all()])
+        key = digests.of_bytes(b"".join(values.tobytes() for values in (drawn, floor[drawn], top[drawn], told)))
         if (before := first.setdefault(key, arm.name)) != arm.name:
             found.append((before, arm.name))
     return found
@@ -120,6 +126,8 @@ def write_arm(manifest: Path, table: pa.Table, out_of_training: Mask, arm: Arm, 
     metadata = read_metadata(manifest)
     if arm.equal or arm.sigma_min is not None:
         metadata = replace(metadata, pool_share=[])  # which is of other thresholds
+    elif shares := pool_share(table, np.array(metadata.sigma_grid), curves_of(table)):
+        metadata = replace(metadata, pool_share=shares)  # of the pictures that are left
     metadata = replace(metadata, run=digests.of_json([metadata.run, arm.name, arm.where, arm.equal, arm.sigma_min]))
     known = {*RECORD.names, *ANNOTATION.names}
     schema = manifest_schema([name for name in table.column_names if name not in known])
