@@ -30,7 +30,7 @@ from .duplicates import NAMES as NEAR_DUPLICATES
 from .identity import check_same_pool, identity_of, options_of, work_id_of
 from .known import join_scores, near_duplicates_told, score_names
 from .learn import CLASSIFIER, trained, warn_of_strangers
-from .manifest import Work, curves_of, fingerprint, is_finished, with_curves, write_manifest
+from .manifest import Work, curves_of, fingerprint, is_finished, row_groups, with_curves, write_manifest
 from .measure import PER_PART, follow, measure, measured_parts, noise_of_draws, unreadable_now
 from .memory import give_back
 from .networks import ScoreConfig, load_networks
@@ -181,7 +181,7 @@ def _update(before: Past, out: Path, pool: Path, identity: str, run: Run) -> Non
     if set(NEAR_DUPLICATES) <= set(table.column_names):
         table = near_duplicates_told(table)
     metadata = replace(metadata, roots=run.roots, fingerprint=fingerprint(table), run=identity)
-    metadata = _composed(metadata, table, curves_of(table))
+    metadata = _composed(metadata, table, curves_of(row_groups(table)))
     write_manifest(out, table, manifest_schema(score_fields(table.schema)), metadata)
     run.reporter.say(f"written: {len(table):,} rows to {out}")
 

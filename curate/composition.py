@@ -22,8 +22,8 @@ def pool_share(table: pa.Table, grid: Rows, parts: Iterable[pa.Table]) -> list[f
     c / (N c + M d), the balance heuristic of importance sampling (Veach and Guibas 1995), and d / c is (1 - p) / p with
     p = p_clean. So where nobody can tell the two apart, at p = 1/2, all pictures count alike; where some of the others
     are truly clean, these count as much as the clean set does there; and where few look clean by chance, they take the
-    place of few. Each others' weights add up to S = sum 1 / (N + M (1 - p) / p), at most M / (N + M), which it cannot
-    exceed but by chance; what is missing to 1 is left to the clean set.
+    place of few. The weights of the others add up to S = sum 1 / (N + M (1 - p) / p), at most M / (N + M), which it
+    cannot exceed but by chance; what is missing to 1 is left to the clean set.
 
     p compares a picture with its own group, so M is that of the group, and the odds S / (1 - S) of the groups add up,
     as they do where no two groups look alike, or all as the clean set. Groups are sources; those of damage, which are

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -73,13 +73,13 @@ def with_curves(table: pa.Table, curves: Iterator[pa.Table]) -> Iterator[pa.Tabl
         yield group
 
 
-def curves_of(table: pa.Table) -> Iterator[pa.Table]:
-    """Columns row, p_clean and draws of the rows that have some."""
+def curves_of(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Columns row, p_clean and draws of the rows that have some. parts: of a manifest's table, in order."""
     start = 0
-    for group in row_groups(table):
-        part = group.select(["p_clean", "draws"]).append_column("row", pa.array(np.arange(start, start + len(group))))
-        start += len(group)
-        yield part.filter(pc.is_valid(part["p_clean"]))
+    for part in parts:
+        rows = pa.array(np.arange(start, start + len(part)))
+        start += len(part)
+        yield part.select(["p_clean", "draws"]).append_column("row", rows).filter(pc.is_valid(part["p_clean"]))
 
 
 def fingerprint(records: pa.Table) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..schemas.errors import UserError
@@ -16,7 +15,7 @@ from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from . import digests
 from .composition import pool_share
 from .decide import INSTEAD, OPTIONS, Measured, Rule, settle
-from .manifest import check_replaceable, write_manifest
+from .manifest import check_replaceable, curves_of, write_manifest
 from .reporter import Reporter
 
 DECIDED_AGAIN = "decided again: "
@@ -59,13 +58,9 @@ def rethreshold(
 
 def _curves(manifest: Path) -> Iterator[pa.Table]:
     """Columns row, p_clean and draws of the rows that have some."""
-    start = 0
     with pq.ParquetFile(manifest) as file:
-        for batch in file.iter_batches(batch_size=_BATCH, columns=list(_CURVES)):
-            part = pa.Table.from_batches([batch])
-            part = part.append_column("row", pa.array(np.arange(start, start + len(part))))
-            start += len(part)
-            yield part.filter(pc.is_valid(part["p_clean"]))
+        batches = file.iter_batches(batch_size=_BATCH, columns=list(_CURVES))
+        yield from curves_of(pa.Table.from_batches([batch]) for batch in batches)
 
 
 def _arguments(rule: Rule) -> list[str]:

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import compiling
 import tasks
 import torch
 from ambient.curate.reporter import Reporter
@@ -172,7 +173,7 @@ def prepare_rows(todo: Todo, reporter: Reporter, say: Callable[[str], None]) -> 
 def train_jobs(todo: Todo, reporter: Reporter, say: Callable[[str], None]) -> None:
     """Train and measure what is left, as long as there is time for one more that takes as long as the longest did."""
     options = todo.options
-    tasks.warm_up(todo.proof, options, say)
+    compiling.warm_up(todo.proof, options, say)
     judge = tasks.judge_of(todo.proof, options)
     say("ready to train")
     while left := todo.jobs_left():

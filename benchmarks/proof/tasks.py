@@ -6,7 +6,6 @@ otherwise than the proof has it, by --pool-size, --draws, --steps and --set, is 
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import time
@@ -31,22 +30,20 @@ from ambient.curate.rethreshold import rethreshold
 from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
 from ambient.schemas.space import Space
 from ambient.train.config import MAY_CHANGE, TrainConfig
-from ambient.train.device import autocast, use_fast_kernels
 from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
 from ambient.train.evaluate.compare import record
 from ambient.train.evaluate.distances import moments
 from ambient.train.evaluate.evaluate import write_json
 from ambient.train.evaluate.extractors import features_of, open_extractor
-from ambient.train.evaluate.judge import Judge, Shown, denoising, draw
+from ambient.train.evaluate.judge import Judge, Shown, denoising
 from ambient.train.evaluate.reference import MOST_IN_PAIRS, Reference
 from ambient.train.evaluate.sources import resized, space_of_copies
-from ambient.train.loop import compiled_shown, train
+from ambient.train.loop import train
 from ambient.train.pictures import open_pictures
 from ambient.train.rows import read_rows
 from ambient.train.run import spoken
 from ambient.train.samples import save_grid
-from ambient.train.state import build_denoiser
-from ambient.train.trained import Trained, load_trained
+from ambient.train.trained import load_trained
 from pools import U8, damaged, kind_at, write_pool
 
 SHARED = "any"
@@ -126,42 +123,6 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
             _write_slim(decided, path)
     rows = read_rows(slim[""], roots=_roots(proof, row, options))
     open_pictures(rows, torch.device("cpu"), place="cache", workers=_READERS, say=reporter.say)
-
-
-def warm_up(proof: Proof, options: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Compile what trains and what samples, on pictures of noise, while the first pool is written and annotated.
-
-    One program of several does so; the others find its code in the compiler's cache.
-    """
-    config = training(proof, options)
-    if config.compile != "on":
-        return
-    with (options.work / "claims" / f"{proof.name}.compiling").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (compiled := options.work / "claims" / f"{proof.name}.compiled").exists():
-            _compile(proof, config, choose_device(options.device), say)
-            compiled.touch()
-            return
-    _compile(proof, config, choose_device(options.device), say)
-
-
-def _compile(proof: Proof, config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> None:
-    space = Space(resolution=proof.pictures.shape[1], channels=proof.channels)
-    use_fast_kernels(device)
-    model = build_denoiser(config, space).to(device)
-    model.network.compile(dynamic=False)
-    num = torch.arange(config.batch_size, device=device)
-    w0, ones = torch.zeros(len(num), *space.shape, device=device), torch.ones(len(num), device=device)
-    drawn = {"flip": config.flip, "probability": config.augment, "target": config.target}
-    x_t, _, told = compiled_shown()(w0, num, num, ones, ones / 2, torch.zeros_like(num[0]), **drawn)
-    with autocast(device, config.precision):
-        denoised, _ = model(x_t, ones, None, augment=told, uncertain=True)
-    denoised.square().mean().backward()
-    say("the training step is compiled")
-    model = build_denoiser(config, space).to(device).eval().requires_grad_(False)
-    trained = Trained(run=Path(), denoiser=model, config=config, space=space, trains_none=False, checksum="")
-    draw(trained, 1024, device)
-    say("the sampler is compiled")
 
 
 def pool_of(proof: Proof, row: str, options: argparse.Namespace) -> Path:

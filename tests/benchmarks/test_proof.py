@@ -5,6 +5,7 @@ import re
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from small_pool import write_pool as write_fields
 
 CPU = torch.device("cpu")
 NAMES = (
-    *("pools", "ablations", "tasks", "todo", "packing", "prove"),
+    *("pools", "ablations", "tasks", "compiling", "todo", "packing", "prove"),
     *("fashion", "fashion16", "photographs"),
     *("docs_results", "results_plots", "results_tables"),
 )
@@ -403,11 +404,12 @@ def test_a_call_after_the_end_begins_anew(tmp_path: Path, launched: list[tuple[s
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Jobs that would have been done, in trainings that take no time."""
+    import compiling
     import prove
     import tasks
 
     found: list[str] = []
-    monkeypatch.setattr(tasks, "warm_up", lambda *_: None)
+    monkeypatch.setattr(compiling, "warm_up", lambda *_: None)
     monkeypatch.setattr(tasks, "judge_of", lambda *_: None)
     monkeypatch.setattr(tasks, "work", lambda proof, job, *_: found.append(f"{job.row} {job.label}"))
     monkeypatch.setattr(prove, "_POLL_S", 0.01)
@@ -425,6 +427,14 @@ def test_no_training_starts_that_cannot_end(tmp_path: Path, done: list[str]) -> 
     prove.train_jobs(todo, Reporter(quiet=True), said.append)
     assert done == []
     assert said[-1] == "jobs left: 3; no time for one more, which takes 100 s"
+
+
+def test_programs_that_end_together_all_note_their_seconds(tmp_path: Path) -> None:
+    todo = two_rows(tmp_path)
+    assert todo.longest_s() == 0
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(todo.note_seconds, map(float, range(400))))
+    assert todo.longest_s() == 399
 
 
 def test_jobs_are_done_in_order_and_those_of_a_failed_row_left(

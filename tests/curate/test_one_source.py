@@ -72,7 +72,8 @@ def test_it_is_said(annotated: tuple[Path, dict[str, np.ndarray], list[str]]) ->
     assert sum(counts) == 400
     assert counts[0] == pytest.approx(120, abs=8)
     assert sorted(counts[1:]) == pytest.approx([140, 140], abs=8)
-    assert any(line.startswith("only 150 clean pictures: thresholds are rough") for line in heard)
+    rough = next(line for line in heard if line.startswith("only 150 clean pictures: thresholds are rough"))
+    assert rough.endswith("`ambient threshold --use hi` is careful")
 
 
 def test_pictures_that_come_later_are_judged_alike(

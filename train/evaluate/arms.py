@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...curate import digests
 from ...curate.columns import is_
 from ...curate.composition import pool_share
-from ...curate.manifest import curves_of, write_manifest
+from ...curate.manifest import curves_of, row_groups, write_manifest
 from ...curate.pool import replaced
 from ...curate.query import matching
 from ...schemas.errors import UserError
@@ -126,7 +126,7 @@ def write_arm(manifest: Path, table: pa.Table, out_of_training: Mask, arm: Arm, 
     metadata = read_metadata(manifest)
     if arm.equal or arm.sigma_min is not None:
         metadata = replace(metadata, pool_share=[])  # which is of other thresholds
-    elif shares := pool_share(table, np.array(metadata.sigma_grid), curves_of(table)):
+    elif shares := pool_share(table, np.array(metadata.sigma_grid), curves_of(row_groups(table))):
         metadata = replace(metadata, pool_share=shares)  # of the pictures that are left
     metadata = replace(metadata, run=digests.of_json([metadata.run, arm.name, arm.where, arm.equal, arm.sigma_min]))
     known = {*RECORD.names, *ANNOTATION.names}

@@ -87,6 +87,23 @@ def test_arms_that_train_on_the_same_are_named(manifest: Path) -> None:
     assert alike(table, out, [CLEAN, never]) == [("clean", never.name)]
 
 
+def test_the_share_of_others_is_of_the_pictures_that_are_left(manifest: Path) -> None:
+    """At sigma 10, where p_clean is 1/2: 18 of 19 others are usable, beside the clean ones that are not held out."""
+    path, out = written(manifest, AMBIENT)
+    assert 0 < out.sum() < 20
+    assert read_metadata(path).pool_share[-1] == pytest.approx(18 / (20 - out.sum() + 19), rel=1e-4)
+    for arm in (ALL, fixed(1.0)):
+        assert read_metadata(written(manifest, arm)[0]).pool_share == []
+
+
+def test_pictures_that_look_clean_are_drawn_otherwise_than_as_equal(manifest: Path) -> None:
+    """A classifier that finds all usable everywhere leaves their share to curves; to call them equal does not."""
+    table = rows(40, role=["clean"] * 20 + ["pool"] * 20, sigma_min=0.0, method=["clean"] * 20 + ["classifier"] * 20)
+    nobody = np.zeros(40, dtype=bool)
+    assert alike(table, nobody, [ALL, AMBIENT, chosen("every", "true")]) == [("all", "every")]
+    assert alike(table, np.arange(40) >= 20, [CLEAN, ALL, AMBIENT]) == [("clean", "all"), ("clean", "ambient")]
+
+
 def test_every_other_picture_has_a_reason(manifest: Path) -> None:
     path, out = written(manifest, CLEAN)
     found = query(path, "SELECT status, reason, count(*) AS n FROM manifest GROUP BY ALL ORDER BY ALL").to_pylist()
