@@ -12,7 +12,6 @@ from .columns import Rows, is_, matrix
 from .groups import groups_of, numbers_of
 
 _LEAST = 0.01  # of p_clean and of 1 - p_clean: curves of a few draws claim no more
-_DIGITS = 6  # of a share: sums of other parts of the same curves differ in the last bits
 
 
 def pool_share(table: pa.Table, grid: Rows, parts: Iterable[pa.Table]) -> list[float]:
@@ -52,9 +51,9 @@ def pool_share(table: pa.Table, grid: Rows, parts: Iterable[pa.Table]) -> list[f
         rows, p = mine["row"].to_numpy(), matrix(mine["p_clean"], len(grid)).clip(_LEAST, 1 - _LEAST)
         may = usable(grid[None], low[rows, None], high[rows, None], BETA)
         weights = np.where(may, 1 / (num_clean + num[group[rows], None] * (1 - p) / p), 0.0)
-        np.add.at(total, group[rows], weights)
+        np.add.at(total, group[rows], weights)  # row by row: the same to the last bit however the curves are cut
         seen += len(rows)
     total = np.minimum(total, (num / (num + num_clean))[:, None])
     odds = (total / (1 - total)).sum(axis=0)
-    shares: list[float] = (odds / (1 + odds)).round(_DIGITS).tolist()
+    shares: list[float] = (odds / (1 + odds)).tolist()
     return shares if seen == others.sum() else []

@@ -145,8 +145,7 @@ class Sampler:
         others = (count - self._num_clean).double()
         if self._pool_share is None:
             return others / (self._num - self._num_clean)
-        share = self._pool_share(sigma.double().cpu().log()) * count / others.clamp(min=1.0)
-        return torch.where(others > 0, share.clamp(max=1.0), 0.0)
+        return (self._pool_share(sigma.double().cpu().log()) * count / others.clamp(min=1.0)).clamp(max=1.0)
 
     def _counts(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = sigma.float()

@@ -174,6 +174,12 @@ def test_arms_with_a_rule_of_their_own_have_its_thresholds(tmp_path: Path, monke
     assert len(own.sigma_min.unique()) > 2
     assert bool((hi.sigma_min >= own.sigma_min).all())
     assert float(hi.sigma_min.sum()) > float(own.sigma_min.sum())
+    trained = []
+    monkeypatch.setattr(tasks, "train", lambda *_, **__: None)
+    monkeypatch.setattr(tasks, "write_arm", lambda slim, *_: trained.append(slim))
+    assert not any(tasks.work(proof, job, None, asked, lambda: True, Reporter(quiet=True)) for job in jobs)
+    assert trained == [tasks.manifest_of(proof, "blur-1", asked, job.label) for job in jobs]
+    assert len(set(trained)) == 3
 
 
 def options(work: Path, **changes: Any) -> argparse.Namespace:

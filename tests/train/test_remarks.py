@@ -50,6 +50,13 @@ def test_repeats_of_a_clean_picture_are_those_of_the_draws(keep: bool) -> None:
     assert float(found[1]) == pytest.approx(int((drawn < 4).sum()) / 4, rel=0.02)
 
 
+def test_what_a_classifier_finds_usable_everywhere_is_not_counted_as_clean() -> None:
+    rows = rows_of([0.0] * 4 + [0.5] * 60, [-1] * 64)
+    rows = replace(rows, clean=torch.arange(64) < 3)
+    assert remarks(rows, CONFIG, sampler_of(rows, keep=True))[0].startswith("each of the 3 clean pictures will be seen")
+    assert remarks(rows, CONFIG, sampler_of(rows))[0].startswith("each of the 4 pictures usable at every noise level")
+
+
 def test_one_clean_picture_is_named() -> None:
     rows = rows_of([0.0, 2.0], [-1, -1])
     assert remarks(rows, CONFIG, sampler_of(rows))[0].startswith("the one picture usable at every noise level")
