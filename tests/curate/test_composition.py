@@ -90,7 +90,7 @@ def test_small_sources_are_one_group() -> None:
 
 def test_it_does_not_depend_on_how_curves_are_cut() -> None:
     """To the last bit, for it is part of what a run is known by."""
-    p = np.random.default_rng(0).uniform(0.2, 0.8, (NUM, 3))
+    p = np.random.default_rng(0).uniform(0.1, 0.4, (NUM, 3))
     table, found = table_of(np.zeros(NUM)), []
     for size in (7, 512, NUM):
         parts = [part_of(p[start : start + size], NUM_CLEAN + start) for start in range(0, NUM, size)]
