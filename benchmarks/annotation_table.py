@@ -49,7 +49,7 @@ def dense(measured: list[Measured]) -> list[str]:
     }
     lines = [f"| data | pictures | {' | '.join(heads.values())} |", "|---|---|" + "---|" * len(heads)]
     for m in measured:
-        pairs = [f"{m[name]['spearman']:.3f}, {m[name]['median_ln_ratio']:.3f}" for name in heads]
+        pairs = [f"{m[name]['spearman']:.4f}, {m[name]['median_ln_ratio']:.3f}" for name in heads]
         lines.append(f"| {' | '.join([m['data'], str(m['compared']), *pairs])} |")
     return [*lines, "", *_sources(measured)]
 

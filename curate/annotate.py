@@ -283,6 +283,7 @@ def _judged(
         classifier=content_hash,
         draw_noise=metadata.draw_noise or noise_of_draws(run.work).tolist(),
         fold_spread=classifier.spread,
+        calibration=classifier.calibration,
     )
 
 

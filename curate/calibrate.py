@@ -33,11 +33,13 @@ class Calibration:
     before: list[float]
     after: list[float]
 
+    @property
+    def rows(self) -> list[list[float]]:
+        """[low, high, before, after] of each band."""
+        return [[low, high, b, a] for (low, high), b, a in zip(self.bands, self.before, self.after, strict=True)]
+
     def __str__(self) -> str:
-        of = [
-            f"{low:g}-{high:g}: {b:.3f} to {a:.3f}"
-            for (low, high), b, a in zip(self.bands, self.before, self.after, strict=True)
-        ]
+        of = [f"{low:g}-{high:g}: {b:.3f} to {a:.3f}" for low, high, b, a in self.rows]
         return "calibration error by noise level, before and after: " + ", ".join(of)
 
 

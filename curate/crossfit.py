@@ -37,6 +37,7 @@ class CrossFitted(nn.Module):
     groups: names of the groups of other pictures that the members can be told, in their order: sources, of which the
     last one stands for every name that is not listed, or, where there is a `damage` to find them by, groups of damage.
     spread: (L,) standard deviation of the log odds between classifiers of the same recipe, at each level of the grid.
+    calibration: [low, high, before, after] of each band of noise levels, the expected calibration error.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class CrossFitted(nn.Module):
         seed: int,
         groups: tuple[str, ...],
         spread: Sequence[float] = (0.0,),
+        calibration: Sequence[list[float]] = (),
         damage: Damage | None = None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.seed, self.groups, self.spread = seed, groups, list(spread)
-        self.damage = damage
+        self.calibration, self.damage = list(calibration), damage
 
     @property
     def space(self) -> Space:
@@ -82,6 +84,7 @@ def save_classifier(path: Path, classifier: CrossFitted) -> str:
         "seed": classifier.seed,
         "groups": classifier.groups,
         "spread": classifier.spread,
+        "calibration": classifier.calibration,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     data = save(tensors, metadata={"ambient-classifier": json.dumps(header, sort_keys=True)})
@@ -102,6 +105,7 @@ def load_classifier(path: Path) -> tuple[CrossFitted, str]:
             seed=header["seed"],
             groups=tuple(header["groups"]),
             spread=header["spread"],
+            calibration=header.get("calibration", ()),
             damage=Damage(**found) if (found := _under("damage.", tensors)) else None,
         )
         classifier.load_state_dict(tensors)

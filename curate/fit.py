@@ -51,7 +51,8 @@ class Fit:
     """What training found, one entry per fold.
 
     members: members[k] was trained without fold k. held_out_loss: in nats, mean over the members, on their own folds.
-    accuracy: likewise, balanced, at the lowest noise. steps: after which the loss was lowest.
+    accuracy: likewise, balanced, at the lowest noise. steps: after which the loss was lowest. turned: whether it was
+    watched for long enough after that; if not, more steps might have been better.
     """
 
     members: list[QualityClassifier]
@@ -59,6 +60,7 @@ class Fit:
     held_out_loss: float
     accuracy: float
     steps: int
+    turned: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +119,7 @@ def fit_members(
         torch.manual_seed(config.seed)
         trainees = [_Trainee(clean, other, split, half, space, config, network, generator) for split in splits]
         _choose_start(trainees)
-        best_loss, best_step, next_check = math.inf, 0, _FIRST_CHECK
+        best_loss, best_step, next_check, turned = math.inf, 0, _FIRST_CHECK, False
         for step in range(1, config.steps + 1):
             for trainee in trainees:
                 trainee.step(step)
@@ -129,11 +131,13 @@ def fit_members(
                     best_loss, best_step = loss, step
                     for trainee in trainees:
                         trainee.keep()
-                if step > _PATIENCE * best_step:
+                if turned := step > _PATIENCE * best_step:
                     break
         members = [trainee.kept() for trainee in trainees]
     accuracy = sum(_accuracy(m, clean, other, s, config) for m, s in zip(members, splits, strict=True)) / len(members)
-    return Fit(members=members, splits=splits, held_out_loss=best_loss, accuracy=accuracy, steps=best_step)
+    return Fit(
+        members=members, splits=splits, held_out_loss=best_loss, accuracy=accuracy, steps=best_step, turned=turned
+    )
 
 
 @torch.no_grad()

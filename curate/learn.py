@@ -15,7 +15,7 @@ from ..schemas.space import Space
 from .calibrate import calibrate
 from .classifier import ClassifierConfig
 from .columns import is_, words
-from .confound import content_accuracy, is_confounded
+from .confound import content_of
 from .crossfit import FOLDS, CrossFitted, folds_of, load_classifier, save_classifier
 from .damage import find_damage
 from .fit import MIN_ACCURACY, FitConfig, cross_fit
@@ -70,9 +70,21 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
         f"balanced accuracy {fit.accuracy:.3f} at sigma {config.lowest:g}, cross-entropy {fit.held_out_loss:.3f} nats"
     )
     must_distinguish(fit.accuracy, config.lowest, run)
-    run.reporter.say(str(calibrate(fit, clean, other, config)))
-    spread = fold_spread(fit, other, config.seed)
-    return CrossFitted(fit.members, seed=config.seed, groups=groups, spread=spread.tolist(), damage=damage)
+    if not fit.turned:
+        run.reporter.warn(
+            f"training ended after {config.steps:,} steps, before the loss on held-out pictures had turned: thresholds "
+            f"may still move; try --steps {4 * config.steps}, of which as many are made as help"
+        )
+    calibration = calibrate(fit, clean, other, config)
+    run.reporter.say(str(calibration))
+    return CrossFitted(
+        fit.members,
+        seed=config.seed,
+        groups=groups,
+        spread=fold_spread(fit, other, config.seed).tolist(),
+        calibration=calibration.rows,
+        damage=damage,
+    )
 
 
 def _counted(groups: tuple[str, ...], told: torch.Tensor) -> str:
@@ -138,12 +150,14 @@ def warn_of_strangers(records: pa.Table, classifier: CrossFitted, known: Iterabl
 
 
 def warn_of_confounds(clean: Sample, other: Sample, seed: int, run: Run) -> None:
-    """Say it when the two sets differ in content: the classifier would take that for quality."""
+    """Say it, and by what, when the two sets differ in content: the classifier would take that for quality."""
     folds = folds_of(clean.names, FOLDS, seed), folds_of(other.names, FOLDS, seed)
-    accuracy, error = content_accuracy(clean, other, folds, FOLDS)
-    if is_confounded(accuracy, error):
+    content = content_of(clean, other, folds, FOLDS)
+    if content.differs:
+        causes = [f"by {name} alone with {accuracy:.2f}" for name, accuracy in content.causes.items()]
+        how = ", ".join(causes or ["by what is where: another subject, or another camera"])
         run.reporter.warn(
-            f"clean and other pictures differ in content, not only in quality: as thumbnails of 4x4 pixels they are "
-            f"told apart with balanced accuracy {accuracy:.2f} (0.5 is chance). Brightness, colour, subject or camera "
-            "will count as quality, and sigma_min come out too high: choose clean pictures of the others' kind"
+            "clean and other pictures differ in content, not only in quality: as thumbnails of 4x4 pixels they are "
+            f"told apart with balanced accuracy {content.accuracy:.2f} (0.5 is chance), {how}. That counts as quality, "
+            "and sigma_min comes out too high: choose clean pictures of the others' kind"
         )

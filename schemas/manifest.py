@@ -88,7 +88,8 @@ class Metadata:
     draw_noise: at each level, the variance of one draw as a share of p (1 - p). fold_spread: likewise, the
     standard deviation of the log odds between classifiers of the same recipe. pool_share: at each level, how much of
     what is drawn there comes from outside the clean set, where the composition is kept, by curate/composition.py; empty
-    where curves do not say it.
+    where curves do not say it. calibration: [low, high, before, after] of each band of noise levels, the expected
+    calibration error of the classifier's held-out p_clean without and with its temperatures.
     roots: name -> absolute path; ``pool`` is the one whose uris carry no name. fingerprint: BLAKE2b-128 over (uri, id).
     run: BLAKE2b-128 over everything that decided the contents, so that the same command knows its own work.
     options: BLAKE2b-128 over the options alone.
@@ -110,6 +111,7 @@ class Metadata:
     draw_noise: list[float] = field(default_factory=list)
     fold_spread: list[float] = field(default_factory=list)
     pool_share: list[float] = field(default_factory=list)
+    calibration: list[list[float]] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:

@@ -260,6 +260,7 @@ function made() {
     ["Trusted when", `${metadata.classifier ? `p_clean > ${short(data.tau)} (epsilon ${metadata.epsilon}); ` : ""}used above ${short(data.beta)} × σ_min`],
     ["Noise levels", metadata.sigma_grid.length ? `${metadata.sigma_grid.length}, ${tick(grid[0])} to ${tick(grid[grid.length - 1])}, ${metadata.draws} draws at each on average` : "none measured"],
     ["Classifier", metadata.classifier ?? "none"],
+    ["Calibration error", metadata.calibration.length ? metadata.calibration.map(([low, high, before, after]) => `σ ${tick(low)} to ${tick(high)}: ${before.toFixed(3)} → ${after.toFixed(3)}`).join(", ") : "not measured"],
     ["Contents", metadata.fingerprint],
     ["Written", `${data.written} by ambient-omni ${visible(metadata.package_version)}; this page by ${data.version}`],
   ];

@@ -16,12 +16,14 @@ import torch
 from ambient.curate import annotate as stages
 from ambient.curate import learn, measure, parallel, reading
 from ambient.curate.annotate import annotate, plan
+from ambient.curate.calibrate import Calibration
 from ambient.curate.config import AnnotateConfig
-from ambient.curate.crossfit import CrossFitted
+from ambient.curate.crossfit import CrossFitted, folds_of
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
 from ambient.curate.identity import work_id_of
 from ambient.curate.networks import ScoreConfig
+from ambient.curate.noise import names_of
 from ambient.curate.noisy import Sample
 from ambient.curate.parallel import stop_processes
 from ambient.curate.ranks import Top
@@ -64,16 +66,18 @@ Stub = Callable[..., None]
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     """Replaces the classifier by one that always says the same logit, "trained" to the accuracy given."""
 
-    def install(logit: float = 0.0, accuracy: float = 1.0) -> None:
+    def install(logit: float = 0.0, accuracy: float = 1.0, *, turned: bool = True) -> None:
         def fit(*sets: Sample, **_options: object) -> Fit:
             install.shapes = [tuple(sample.pictures.shape) for sample in sets]
-            return Fit(members=[Constant(logit)] * 2, splits=[], held_out_loss=0.5, accuracy=accuracy, steps=1)
+            found = {"held_out_loss": 0.5, "accuracy": accuracy, "steps": 1, "turned": turned}
+            return Fit(members=[Constant(logit)] * 2, splits=[], **found)
 
         monkeypatch.setattr(learn, "cross_fit", fit)
         monkeypatch.setattr(learn, "save_classifier", lambda path, _: write_whole(path, b"stub"))
         monkeypatch.setattr(learn, "load_classifier", lambda _: (of(Constant(logit)), "0" * 32))
         monkeypatch.setattr(learn, "CrossFitted", lambda *_, **__: None)
-        for name in ("calibrate", "fold_spread", "warn_of_confounds"):
+        monkeypatch.setattr(learn, "calibrate", lambda *_: Calibration(bands=[], before=[], after=[]))
+        for name in ("fold_spread", "warn_of_confounds"):
             monkeypatch.setattr(learn, name, lambda *_, **__: np.zeros(1))
 
     return install
@@ -322,6 +326,31 @@ def test_p_clean_and_epsilon(small: Path, stub: Stub) -> None:
     config = AnnotateConfig(clean=small / "clean", draws=1, epsilon=0.1)
     again = rows_of(annotate(small, small.parent / "m.parquet", config, overwrite=True))
     assert again["soft/000.png"]["sigma_min"] == 0.0
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_training_that_ended_before_it_was_sure_is_said(
+    small: Path, stub: Stub, capsys: pytest.CaptureFixture[str], *, turned: bool
+) -> None:
+    stub(turned=turned)
+    run(small)
+    assert ("before the loss on held-out pictures had turned" not in capsys.readouterr().err) == turned
+
+
+def test_each_picture_is_judged_by_the_member_of_its_fold(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever parts and chunks the pictures come in."""
+    stub()
+    monkeypatch.setitem(measure.PER_PART, "cpu", 10)
+    monkeypatch.setitem(measure._CHUNK_VALUES, "cpu", 4 * 3 * 16**2)
+    both = CrossFitted([Constant(-1.0), Constant(1.0)], seed=3, groups=("",))
+    monkeypatch.setattr(learn, "load_classifier", lambda _: (both, "0" * 32))
+    rows = run(small).values()
+    folds = folds_of(names_of([row["id"] for row in rows]), 2, 3)
+    assert {0, 1} == set(folds.tolist())
+    expected = torch.sigmoid(2.0 * folds - 1.0)[:, None].expand(-1, 48)
+    np.testing.assert_allclose([row["p_clean"] for row in rows], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("gone", [["soft/003.png"], ["clean/003.png"], ["soft", "blurred"]])

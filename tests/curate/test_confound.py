@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ambient.curate.confound import content_accuracy, is_confounded
+from ambient.curate.confound import Content, content_of
 from ambient.curate.crossfit import folds_of
 from ambient.curate.groups import groups_of
 from ambient.curate.noise import names_of
@@ -13,7 +13,7 @@ from fields import Fields
 FIELDS = Fields(resolution=32)
 
 
-def verdict(clean: torch.Tensor, other: torch.Tensor) -> tuple[float, bool]:
+def content(clean: torch.Tensor, other: torch.Tensor) -> Content:
     names = names_of([f"{i:032x}"[::-1] for i in range(len(clean) + len(other))])
     parts = names[: len(clean)], names[len(clean) :]
     sets = [
@@ -21,25 +21,38 @@ def verdict(clean: torch.Tensor, other: torch.Tensor) -> tuple[float, bool]:
         for x, n in zip((clean, other), parts, strict=True)
     ]
     folds = folds_of(parts[0], 2, 0), folds_of(parts[1], 2, 0)
-    accuracy, error = content_accuracy(sets[0], sets[1], folds, 2)
-    return accuracy, is_confounded(accuracy, error)
+    return content_of(sets[0], sets[1], folds, 2)
 
 
 @pytest.mark.parametrize("num", [40, 400])
 @pytest.mark.parametrize("blur", [0.0, 0.6, 2.0])
 def test_damage_is_no_confound(num: int, blur: float) -> None:
-    accuracy, confounded = verdict(FIELDS.draw(num, seed=1), FIELDS.draw(1200, blur=blur, seed=2))
-    assert not confounded
-    assert abs(accuracy - 0.5) < (0.2 if num == 40 else 0.08)
+    found = content(FIELDS.draw(num, seed=1), FIELDS.draw(1200, blur=blur, seed=2))
+    assert not found.differs
+    assert not found.causes
+    assert abs(found.accuracy - 0.5) < (0.2 if num == 40 else 0.08)
 
 
-def test_another_brightness_contrast_or_subject_is() -> None:
+def test_another_brightness_contrast_or_subject_is_and_is_named() -> None:
     clean, other = FIELDS.draw(300, seed=3), FIELDS.draw(900, blur=1.0, seed=4)
     gradient = torch.linspace(-0.4, 0.4, 32).expand(32, 32)
-    for changed in (clean + 0.5, clean * 2, clean + gradient):
-        accuracy, confounded = verdict(changed, other)
-        assert accuracy > 0.6
-        assert confounded
+    pairs = {
+        "brightness": (clean + 0.5, other),
+        "contrast": (clean * 2, other),
+        "": (clean + gradient, other - gradient),
+    }
+    for cause, pair in pairs.items():
+        found = content(*pair)
+        assert found.accuracy > 0.6
+        assert found.differs
+        assert list(found.causes) == [cause] * bool(cause)
+
+
+def test_another_colour_is_named() -> None:
+    clean, other = (FIELDS.draw(num, seed=num).expand(-1, 3, -1, -1) for num in (300, 900))
+    cast = torch.tensor([0.15, 0.0, -0.15])[:, None, None]
+    assert list(content(clean + cast, other).causes) == ["colour"]
+    assert not content(clean, other).differs
 
 
 def test_many_and_small_sources_share_a_group() -> None:

@@ -108,6 +108,7 @@ def test_two_threads_find_the_same_gradients_bit_for_bit() -> None:
 def test_more_steps_than_it_takes_change_nothing(one_population: tuple[Sample, Sample]) -> None:
     fits = [cross_fit(*one_population, space=SPACE, config=FitConfig(steps=s, batch_size=64)) for s in (100, 150)]
     assert fits[0].steps < 100 / 1.7  # it has turned before the shorter one ends
+    assert fits[0].turned
     assert fits[1].steps == fits[0].steps
     for a, b in zip(fits[0].members, fits[1].members, strict=True):
         torch.testing.assert_close(a.state_dict(), b.state_dict())
@@ -116,6 +117,7 @@ def test_more_steps_than_it_takes_change_nothing(one_population: tuple[Sample, S
 def test_accuracy_is_of_held_out_pictures(one_population: tuple[Sample, Sample]) -> None:
     fit = cross_fit(*one_population, space=SPACE, config=FitConfig(steps=50, batch_size=64))
     assert abs(fit.accuracy - 0.5) < 0.15
+    assert not fit.turned  # nobody looked again
     blurred = sample(FIELDS.draw(60, blur=1.5, seed=5), first=80)
     assert cross_fit(one_population[0], blurred, space=SPACE, config=FitConfig(steps=50, batch_size=64)).accuracy > 0.9
 
@@ -134,10 +136,13 @@ def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
         for parameter in member.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         member.log_temperature.normal_()
-    saved = CrossFitted(members, seed=7, groups=("a", "b", ""), spread=[0.25, 0.5])
+    saved = CrossFitted(
+        members, seed=7, groups=("a", "b", ""), spread=[0.25, 0.5], calibration=[[0.01, 0.2, 0.03, 0.02]]
+    )
     digest = save_classifier(tmp_path / "c.safetensors", saved)
     loaded, again = load_classifier(tmp_path / "c.safetensors")
     assert digest == again
+    assert loaded.calibration == saved.calibration
     assert (loaded.seed, loaded.groups, loaded.spread) == (7, ("a", "b", ""), [0.25, 0.5])
     assert loaded.told(("a", "b", "never seen"), torch.zeros(3)).tolist() == [0, 1, 2]
     assert torch.equal(loaded.folds(NAMES), folds_of(NAMES, 2, 7))

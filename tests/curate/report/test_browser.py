@@ -288,7 +288,7 @@ def test_manifests_with_little_in_them(browser: "Browser", tmp_path: Path, kind:
         "never": "Noise cannot fix more than half of the 4 usable pictures outside the clean set.",
     }
     assert opened.page.locator("#lead").inner_text() == said[kind]
-    assert opened.page.locator("#facts dd").count() == 8
+    assert opened.page.locator("#facts dd").count() == 9
     opened.close()
 
 
