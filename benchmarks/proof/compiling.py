@@ -22,7 +22,7 @@ def warm_up(proof: Proof, options: argparse.Namespace, say: Callable[[str], None
 
     One program of several does so; the others find its code in the compiler's cache.
     """
-    config = training(proof, options)
+    config = training(proof.settings, options)
     if config.compile != "on":
         return
     with (options.work / "claims" / f"{proof.name}.compiling").open("ab") as lock:

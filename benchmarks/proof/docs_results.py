@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ambient.train.evaluate.verdict import RULE
-from prove import PROOFS
+from recorded import annotated, changed, command_of, runnable
 from results_plots import draw_all
 from results_tables import (
     ARMS,
@@ -27,9 +27,9 @@ from results_tables import (
     known_table,
     main_table,
     runs_table,
-    verdict_table,
 )
-from tasks import SHARED
+from results_verdicts import claim_table, verdict_table
+from tasks import DRAWS, PROOFS, SHARED, STEPS
 
 RESULTS = Path(__file__).parent / "results"
 OUT = Path(__file__).parents[2] / "docs" / "results.md"
@@ -39,17 +39,15 @@ Draw = Callable[[str, Rows], dict[str, str]]
 Setting = tuple[str, ...]
 """Pool, length, samples, network, what is drawn and what keeps it from learning by heart: runs of one compare."""
 
-_SAID = re.compile(
-    r" --(images|samples|pool-size) \d+"
-    r"| --set (network\.(kind|channels|multipliers|dropout|augment_dim)|augment|batch_size|P_mean)=\S+"
-)
-"""Options that a setting tells."""
+_SAID = re.compile(r"(network\.(kind|channels|multipliers|dropout|augment_dim)|augment|batch_size|P_mean)=")
+"""Begins what a setting tells in words."""
 
 _INTRODUCTION = """Made by `python benchmarks/proof/docs_results.py` from the files in
 [benchmarks/proof/results](../benchmarks/proof/results), one of each run, which hold its configuration. Values are means
 over seeds, +- half of a 90 % interval: Student's over seeds, but no narrower than by chance in the samples, which is
 all that is known of one seed; in brackets the number of seeds. {rule} Here the spread of what has one seed is taken,
-as a share of its value, from all that was trained with several. Of the noise levels in tables every second is shown."""
+as a share of its value, from all that was trained with several. Of the noise levels in tables every second is shown.
+Commands are as the code of today takes them, made of what the records hold; they do again what has no record yet."""
 
 
 def main() -> None:
@@ -57,17 +55,21 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    read = read_records(options.results)
+    write(options.results, options.out)
+
+
+def write(results: Path, out: Path) -> None:
+    """The page of all records in a folder, its plots in a folder beside it."""
+    read, plots = read_records(results), out.parent / out.stem
     if not read:
-        sys.exit(f"nothing is recorded in {options.results}")
-    plots = options.out.parent / options.out.stem
+        sys.exit(f"nothing is recorded in {results}")
 
     def draw(name: str, rows: Rows) -> dict[str, str]:
-        captions = draw_all(name, rows, ARMS, options.results, plots)
+        captions = draw_all(name, rows, ARMS, results, plots)
         return {f"{plots.name}/{plot}": caption for plot, caption in captions.items()}
 
-    options.out.write_text(page(read, draw))
-    print(f"{options.out}: {len(read)} records")
+    out.write_text(page(read, draw))
+    print(f"{out}: {len(read)} records")
 
 
 def read_records(folder: Path) -> list[Result]:
@@ -106,11 +108,13 @@ def _settings(proof: str, runs: list[Result], draw: Draw) -> list[str]:
 
 def _setting(proof: str, setting: Setting, runs: list[Result], draw: Draw) -> list[str]:
     rows, title = by_row(runs), ", ".join(part for part in setting if part)
+    check_comparable(runs)
     name = re.sub(r"[^\w.]+", "-", f"{proof}-{title.replace(',', '')}")
     plots = [f"{caption}:\n\n![{caption}]({path})" for path, caption in draw(name, rows).items()]
     tables = [ablation_table(rows), known_table(rows), denoising_table(rows), runs_table(runs)]
     return [
         f"### {title}",
+        claim_table(rows),
         _conditions(runs),
         main_table(rows),
         verdict_table(rows),
@@ -121,9 +125,11 @@ def _setting(proof: str, setting: Setting, runs: list[Result], draw: Draw) -> li
 
 
 def setting_of(run: Result) -> Setting:
-    """What must be the same in runs that are compared; what a record does not tell is in its command."""
+    """What must be the same in runs that are compared, and what is not as usual."""
     config, network = run["config"], run["config"]["network"]
     widths = " ".join(str(m) for m in network["multipliers"])
+    usual, asked = {"draws": DRAWS, "steps": STEPS}, annotated(run)
+    others = [setting for setting in changed(run) if not _SAID.match(setting)]
     return (
         f"{run['reference']['pictures']:,} pictures",
         f"{config['num_images']:,} to train on by {config['batch_size']}",
@@ -132,8 +138,17 @@ def setting_of(run: Result) -> Setting:
         f"P_mean {config['P_mean']:g}",
         f"dropout {network['dropout']:g}",
         f"augmentation {config['augment']:g}" if config["augment"] else "",
-        _SAID.sub("", run["command"].partition(" --out OUT")[2]).strip(),
+        *(f"{number} {what}" for what, number in asked.items() if number != usual[what]),
+        *others,
     )
+
+
+def check_comparable(runs: Iterable[Result]) -> None:
+    """Raises ValueError where runs of one setting were measured against other pictures or in other features."""
+    for part, key in (("reference", "fingerprint"), ("features", "digest")):
+        files = {run[part][key]: run["file"] for run in runs if key in run.get(part, {})}
+        if len(files) > 1:
+            raise ValueError(f"not to be compared, as the {key} of the {part} is another: {', '.join(files.values())}")
 
 
 def by_row(runs: Iterable[Result]) -> Rows:
@@ -151,8 +166,10 @@ def by_row(runs: Iterable[Result]) -> Rows:
 
 def _conditions(runs: list[Result]) -> str:
     hardware = sorted({f"{run['hardware']}, PyTorch {run['torch']}" for run in runs})
-    commands = sorted({f"    {run['command']}" for run in runs})
-    return f"On {'; '.join(hardware)}. Command{'s' * (len(commands) > 1)}:\n\n" + "\n".join(commands)
+    commands = sorted({f"    {command_of(run)}" for run in runs})
+    gone = sorted({f"`{run['label']}`" for run in runs if not runnable(run["label"])})
+    lost = f"\n\nNo command makes {' and '.join(gone)} again, whose code is gone." if gone else ""
+    return f"On {'; '.join(hardware)}. Command{'s' * (len(commands) > 1)}:\n\n" + "\n".join(commands) + lost
 
 
 if __name__ == "__main__":

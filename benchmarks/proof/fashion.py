@@ -24,8 +24,9 @@ from tasks import UNDAMAGED, Job, Proof
 ROWS = ("blur-0.6", "blur-1.0", "blur-0.8", "blur-0.4", "jpeg-25", "motion-5", "jpeg-15", "jpeg-50")
 """In the order in which they are done."""
 
+NUM_PICTURES = 20_000
+SETTINGS = ("network.channels=32", "network.multipliers=1,2,4", "batch_size=128", "P_mean=-0.4")
 CLASSIFIER = Path(__file__).parent / "fashion.safetensors"
-_MOST = 20_000
 _CLEAN_SHARE = 0.02
 _SEVERAL, _ABLATED = "blur-1.0", "blur-0.6"  # rows with three seeds, and with ablations
 _SEEDS = (0, 1, 2)
@@ -33,7 +34,7 @@ _SEEDS = (0, 1, 2)
 
 def open_proof(data: Path, most: int | None) -> Proof:
     """The proof on the pictures in a folder. most: take so many instead."""
-    pictures = read_pictures(data, "train")[: most or _MOST]
+    pictures = read_pictures(data, "train")[: most or NUM_PICTURES]
     return Proof(
         name="fashion",
         pictures=pictures,
@@ -42,7 +43,8 @@ def open_proof(data: Path, most: int | None) -> Proof:
         rows={row: [row] for row in ROWS} | {UNDAMAGED: [NONE]},
         jobs=jobs(),
         extractor=str(CLASSIFIER),
-        settings=["network.channels=32", "network.multipliers=1,2,4", "batch_size=128", "P_mean=-0.4"],
+        settings=SETTINGS,
+        usual_size=NUM_PICTURES,
     )
 
 

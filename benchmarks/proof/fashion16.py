@@ -16,14 +16,18 @@ from pools import NONE, U8
 from tasks import UNDAMAGED, Job, Proof
 
 ROWS = ("blur-0.6", "blur-1.0")
+NUM_PICTURES = 20_000
+SETTINGS = (
+    *("network.channels=16", "network.multipliers=1,2", "network.blocks=1", "network.dropout=0.1"),
+    *("network.augment_dim=0", "augment=0", "batch_size=128", "lr=2e-3", "warmup_images=5000"),
+)
 CLASSIFIER = Path(__file__).parent / "fashion16.safetensors"
-_MOST = 20_000
 _SEEDS = (0, 1, 2)
 
 
 def open_proof(data: Path, most: int | None) -> Proof:
     """The proof on the pictures in a folder. most: take fewer, to try it out."""
-    pictures = halved(fashion.read_pictures(data, "train")[: most or _MOST])
+    pictures = halved(fashion.read_pictures(data, "train")[: most or NUM_PICTURES])
     return Proof(
         name="fashion16",
         pictures=pictures,
@@ -32,17 +36,8 @@ def open_proof(data: Path, most: int | None) -> Proof:
         rows={row: [row] for row in ROWS} | {UNDAMAGED: [NONE]},
         jobs=jobs(),
         extractor=str(CLASSIFIER),
-        settings=[
-            "network.channels=16",
-            "network.multipliers=1,2",
-            "network.blocks=1",
-            "network.dropout=0.1",
-            "network.augment_dim=0",
-            "augment=0",
-            "batch_size=128",
-            "lr=2e-3",
-            "warmup_images=5000",
-        ],
+        settings=SETTINGS,
+        usual_size=NUM_PICTURES,
     )
 
 

@@ -20,6 +20,8 @@ from pools import NONE, U8
 from tasks import UNDAMAGED, Job, Proof
 
 SIDE = 64
+NUM_PICTURES = None  # all crops in the file
+SETTINGS = ("network.channels=32", "network.multipliers=1,2,2,4", "batch_size=128", "P_mean=-0.4")
 KINDS = ["blur-0.6", "blur-1.2", "blur-2.4", "jpeg-50", "jpeg-25", "jpeg-10"]
 _CLEAN_SHARE = 0.1
 _MOST = 6_000  # crops; they must be carried
@@ -44,7 +46,7 @@ def open_proof(data: Path, most: int | None) -> Proof:
         rows={"mixed": KINDS, UNDAMAGED: [NONE]},
         jobs=jobs(),
         extractor="texture",
-        settings=["network.channels=32", "network.multipliers=1,2,2,4", "batch_size=128", "P_mean=-0.4"],
+        settings=SETTINGS,
     )
 
 

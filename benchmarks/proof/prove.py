@@ -11,15 +11,16 @@ these. They take tasks from one list until --minutes have passed, on when this c
 seconds and packs what is finished into --out. The same command given again starts what does not run, tries again what
 failed, waits and packs; after the end of these minutes it begins as many more. On another machine --keep FOLDER with
 those packed files goes on where they end; a training that was cut short begins anew there. What has a record of the
-same length and settings is not done again. Records go into benchmarks/proof/results by hand: tar -xzf
-packed/results.tgz -C benchmarks/proof
+same pictures, length and settings is not done again. With --record the records that are there at the end of a call go
+into benchmarks/proof/results, and docs/results.md is written anew; those of another machine go there by
+tar -xzf packed/results.tgz -C benchmarks/proof
 """
 
 import argparse
 import fcntl
 import os
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -28,25 +29,23 @@ from importlib import import_module
 from pathlib import Path
 
 import compiling
+import docs_results
 import tasks
 import torch
 from ambient.curate.reporter import Reporter
 from ambient.train.evaluate.judge import Judge
+from commands import commit
 from packing import pack, unpack
-from tasks import Job
+from tasks import PROOFS, Job
 from todo import Todo, claimed, end_of, once
-
-PROOFS = ("fashion", "photographs", "fashion16")
-"""In the order in which the page of results shows them."""
 
 _POLL_S = 1.0
 _FAILURES = {"train": "training", "prepare": "preparing"}
 
 
 def main() -> None:
-    parser = build_parser()
-    options = parser.parse_args()
-    options.command = command(options, parser)
+    options = build_parser().parse_args()
+    options.commit = options.commit or commit()
     if options.role:
         follow(options)
     else:
@@ -72,18 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trainers", type=int, default=1, help="programs that train on one GPU at the same time")
     parser.add_argument("--preparers", type=int, default=1, help="programs that annotate on one GPU at the same time")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--record", action="store_true", help="into benchmarks/proof/results and docs/results.md")
+    parser.add_argument("--commit", help="of this code, where git does not tell")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
     return parser
-
-
-def command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """What gives the same values, whatever the folders."""
-    words = ["python", "benchmarks/proof/prove.py", options.proof, "--data", "DATA", "--work", "WORK", "--out", "OUT"]
-    for name in ("images", "samples", "pool_size", "draws", "steps"):
-        if (value := getattr(options, name)) != parser.get_default(name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join([*words, *(word for setting in options.settings for word in ("--set", setting))])
 
 
 def lead(options: argparse.Namespace, begin: float) -> None:
@@ -100,6 +92,16 @@ def lead(options: argparse.Namespace, begin: float) -> None:
         time.sleep(_POLL_S)
     tell(options, roles)
     pack(options.work, options.out)
+    if options.record:
+        write_down(options.work, options.proof, docs_results.RESULTS, docs_results.OUT)
+
+
+def write_down(work: Path, proof: str, results: Path, page: Path) -> None:
+    """Copy the records of a proof to those in the checkout, and make the page of all of them."""
+    for path in sorted((work / "results").glob(f"{proof}-*")):
+        if path.suffix in (".json", ".png"):
+            shutil.copyfile(path, results / path.name)
+    docs_results.write(results, page)
 
 
 def start(options: argparse.Namespace, roles: list[str], *, on_gpu: bool) -> None:

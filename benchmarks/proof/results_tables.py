@@ -1,13 +1,13 @@
 """Tables of the page of results, in Markdown."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ablations
 from ablations import ABLATIONS
-from ambient.train.evaluate.verdict import compare_arms, mean_of
+from ambient.train.evaluate.verdict import mean_of
 
 ARMS = {
     "clean": "clean only",
@@ -50,7 +50,7 @@ def formulas(labels: Iterable[str]) -> str:
     found = set(labels)
     rows = [[label, f"`{_escaped(formula)}`"] for label, formula in TRAINED.items() if label in found]
     about = " ".join(line.strip() for line in (ablations.__doc__ or "").splitlines() if line.strip())
-    return f"{about}\n\n{_table(['label', 'what is trained'], rows)}"
+    return f"{about}\n\n{table(['label', 'what is trained'], rows)}"
 
 
 def main_table(found: Rows) -> str:
@@ -62,50 +62,7 @@ def main_table(found: Rows) -> str:
         distances = [_value(labels.get(label, {}), "frechet") for label in arms]
         rows.append([name, *distances, *(_value(labels.get(label, {}), copies, 100) for label in counted)])
     heads = ["damage", *(ARMS[label] for label in arms), *(f"{copies_head(found)}: {ARMS[label]}" for label in counted)]
-    return "Frechet distance (lower is better):\n\n" + _table(heads, rows)
-
-
-def verdict_table(found: Rows) -> str:
-    """What obeys thresholds against what does not: the difference, in percent, in standard errors, and its name."""
-    rows, spread = [], relative_spread(found)
-    for own in OURS:
-        for other in (label for label in ARMS if label not in (*OURS, "undamaged")):  # which nobody has
-            rows += [row for name, labels in found.items() if (row := _verdict(name, labels, own, other, spread))]
-    heads = ["damage", "arm", "against", "difference", "in percent", "in standard errors", "seeds", "it is"]
-    return f"Thresholds against the other arms (below 0 they are better):\n\n{_table(heads, rows)}" if rows else ""
-
-
-def _verdict(name: str, labels: Labels, own: str, other: str, spread: tuple[float, int] | None) -> list[str]:
-    """A line of the table, or nothing where one of the arms is missing."""
-    ours, theirs = labels.get(own, {}), labels.get(other, {})
-    seeds = sorted(ours.keys() & theirs.keys())
-    scaled = (spread[0] * _scale(ours, theirs, seeds), spread[1]) if spread and seeds else None
-    verdict = compare_arms(ours, theirs, (ARMS[own], ARMS[other]), spread=scaled)
-    if verdict is None:
-        return []
-    percent = f"{-100 * verdict.difference / _mean(theirs, seeds):+.1f} %"
-    errors = f"{abs(verdict.difference) / verdict.error:,.1f}"
-    return [name, own, ARMS[other], f"{-verdict.difference:+.3g}", percent, errors, str(len(seeds)), verdict.said]
-
-
-def relative_spread(found: Rows) -> tuple[float, int] | None:
-    """Standard deviation over seeds of a distance as a share of it, pooled over all that was trained several times.
-
-    And its degrees of freedom. Rows differ much in magnitude, and the spread of a distance grows with the distance.
-    """
-    squares, freedom = 0.0, 0
-    arms = [list(seeds.values()) for labels in found.values() for seeds in labels.values() if seeds]
-    for runs in {tuple(map(id, runs)): runs for runs in arms}.values():  # what all rows share counts once
-        values = [_frechet(run) for run in runs]
-        mean = sum(values) / len(values)
-        squares += sum((value / mean - 1) ** 2 for value in values)
-        freedom += len(values) - 1
-    return ((squares / freedom) ** 0.5, freedom) if freedom else None
-
-
-def _scale(ours: dict[int, Result], theirs: dict[int, Result], seeds: Sequence[int]) -> float:
-    """What the spread of the difference of two arms is proportional to, where that of each is to its value."""
-    return math.hypot(_mean(ours, seeds), _mean(theirs, seeds))
+    return "Frechet distance (lower is better):\n\n" + table(heads, rows)
 
 
 def curve_table(found: Rows) -> str:
@@ -121,19 +78,19 @@ def curve_table(found: Rows) -> str:
             rows.append([name, label, *(f"{mean:.3g}" for mean in means), str(len(curves))])
     what = f"On the way: Frechet distance of {samples:,} samples after so many training pictures, mean over seeds"
     heads = ["damage", "label", *(f"{moment:,}" for moment in moments), "seeds"]
-    return f"{what}:\n\n{_table(heads, rows)}" if rows else ""
+    return f"{what}:\n\n{table(heads, rows)}" if rows else ""
 
 
 def ablation_table(found: Rows) -> str:
     rows, copies = [], copies_measure(found)
     for name, labels in found.items():
         if _has_ablations(labels):
-            shown = [label for label in _ordered(labels) if label not in ("clean", "undamaged", "all")]
             rows += [
-                [name, label, _value(labels[label], "frechet"), _value(labels[label], copies, 100)] for label in shown
+                [name, label, _value(labels[label], "frechet"), _value(labels[label], copies, 100)]
+                for label in _ordered(labels)
             ]
     heads = ["damage", "label", "Frechet distance", copies_head(found)]
-    return f"Ambient with one thing changed:\n\n{_table(heads, rows)}" if rows else ""
+    return f"Ambient with one thing changed, and the other arms:\n\n{table(heads, rows)}" if rows else ""
 
 
 def known_table(found: Rows) -> str:
@@ -146,7 +103,7 @@ def known_table(found: Rows) -> str:
                 columns = zip(*(_shares(known, unknown) for known, unknown in both), strict=True)
                 rows.append([name, label, which, *(f"{sum(column) / len(column):.3f}" for column in columns)])
     what = "What is known by heart: denoising error on training pictures over that on others alike, by noise level"
-    return f"{what}:\n\n{_table(['damage', 'label', 'pictures', *_levels(levels)], rows)}" if rows else ""
+    return f"{what}:\n\n{table(['damage', 'label', 'pictures', *_levels(levels)], rows)}" if rows else ""
 
 
 def _known(runs: Iterable[Result]) -> dict[str, list[tuple[Result, Result]]]:
@@ -173,7 +130,7 @@ def denoising_table(found: Rows) -> str:
                 levels = ours["sigma"]
                 rows.append([name, label, *(f"{share:.3f}" for share in _shares(ours, theirs))])
     what = "Denoising error on held-out pictures over that of clean only, by noise level"
-    return f"{what}:\n\n{_table(['damage', 'label', *_levels(levels)], rows)}" if rows else ""
+    return f"{what}:\n\n{table(['damage', 'label', *_levels(levels)], rows)}" if rows else ""
 
 
 def runs_table(runs: list[Result]) -> str:
@@ -185,7 +142,7 @@ def runs_table(runs: list[Result]) -> str:
         speed = f"{run['images_per_s']:,.0f} ({run.get('trainers', 1)})"
         rows.append([_link(about, run), run["date"], *values, speed, f"{run['judged_s']:.0f}"])
     heads = ["run", "date", "Frechet", *names[1:], "pictures/s (trainings at once)", "measured in s"]
-    return "Every run:\n\n" + _table(heads, rows)
+    return "Every run:\n\n" + table(heads, rows)
 
 
 def annotation_table(records: list[Result]) -> str:
@@ -197,7 +154,7 @@ def annotation_table(records: list[Result]) -> str:
         counts = [f"{record['pictures']:,}", *sigmas, f"{record['never']:,}", f"{record['seconds']:,.0f}"]
         rows.append([_link(f"{record['proof']} {record['row']}", record), *counts, record["hardware"], record["date"]])
     heads = ["damage", "damaged pictures", "sigma_min: mean", "10 %", "median", "90 %", "one for all"]
-    return _table([*heads, "never used", "seconds", "on", "date"], rows)
+    return table([*heads, "never used", "seconds", "on", "date"], rows)
 
 
 def plus_minus(value: float, half: float) -> str:
@@ -232,15 +189,6 @@ def copies_head(found: Rows) -> str:
     return f"copies of {' or '.join('training' if of_all else 'clean' for of_all in sorted(whole))} pictures, %"
 
 
-def _frechet(run: Result) -> float:
-    value: float = run["measures"]["frechet"]["value"]
-    return value
-
-
-def _mean(runs: dict[int, Result], seeds: Sequence[int]) -> float:
-    return sum(_frechet(runs[seed]) for seed in seeds) / len(seeds)
-
-
 def _shares(some: Result, others: Result) -> list[float]:
     """Errors over others, of the noise levels that are shown."""
     return [a / b for a, b in zip(some["mean"], others["mean"], strict=True)][::_EVERY]
@@ -255,7 +203,7 @@ def _ordered(labels: Labels) -> list[str]:
 
 
 def _has_ablations(labels: Labels) -> bool:
-    return bool(set(labels) & (set(ABLATIONS) - {"ambient"}))
+    return bool(set(labels) & (set(ABLATIONS) - set(OURS)))
 
 
 def _link(text: str, record: Result) -> str:
@@ -266,6 +214,7 @@ def _escaped(formula: str) -> str:
     return formula.replace("|", "\\|")  # else it would part cells
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
 from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
 from ambient.schemas.space import Space
+from ambient.schemas.usable import BUFFER
 from ambient.train.config import MAY_CHANGE, TrainConfig
 from ambient.train.evaluate.arms import ALL, AMBIENT, CLEAN, Arm, fixed, write_arm
 from ambient.train.evaluate.compare import record
@@ -44,6 +45,7 @@ from ambient.train.rows import read_rows
 from ambient.train.run import spoken
 from ambient.train.samples import save_grid
 from ambient.train.trained import load_trained
+from commands import changes, command
 from pools import U8, damaged, kind_at, write_pool
 
 SHARED = "any"
@@ -54,13 +56,18 @@ UNDAMAGED = "undamaged"
 DRAWS, STEPS = 4, 2_000
 """Of an annotation: noise draws, and steps of its classifier."""
 
+PROOFS = ("fashion", "photographs", "fashion16")
+"""Modules with ``open_proof``, SETTINGS and NUM_PICTURES, in the order in which the page of results shows them."""
+SIMPLE = ("clean", UNDAMAGED, "all", "fixed")
+"""Labels of arms that are not among the ABLATIONS."""
+
 _VALIDATED = 1_000  # pictures on which denoising is measured
 _READERS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A training. label: of the arm in tables: ``clean``, ``undamaged``, ``all``, ``fixed`` or one of ABLATIONS."""
+    """A training. label: of the arm in tables: one of SIMPLE or of ABLATIONS."""
 
     row: str
     label: str
@@ -81,6 +88,7 @@ class Proof:
     """pictures: (N, H, W) or (N, H, W, 3) uint8, undamaged; clean: (N,) bool, which are left so; held_out: others, as
     pictures. rows: name -> how the others are damaged, in equal shares; jobs: in the order in which they are done.
     extractor: of features, a name of ``ambient eval --features`` or a file. settings: of the training.
+    usual_size: pictures unless --pool-size says otherwise; None where the data tell.
     """
 
     name: str
@@ -90,11 +98,16 @@ class Proof:
     rows: dict[str, list[str]]
     jobs: list[Job]
     extractor: str
-    settings: list[str]
+    settings: Sequence[str]
+    usual_size: int | None = None
 
     @property
     def channels(self) -> int:
         return 1 if self.pictures.ndim == 3 else 3
+
+    def size(self, options: argparse.Namespace) -> int | None:
+        """Pictures that are asked for; None for all there are."""
+        return self.usual_size if options.pool_size is None else int(options.pool_size)
 
 
 def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Reporter) -> None:
@@ -114,7 +127,7 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
             by_source = full.with_name("source.parquet")
             rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
             about = {"proof": proof.name, "row": row, "seconds": seconds, **annotated(options)}
-            about |= _thresholds(full, by_source) | _where_and_when(options)
+            about |= _thresholds(full, by_source) | _where_and_when(proof, options)
             write_json(options.work / "results" / f"{stem}-annotation.json", about)
         for label, path in slim.items():
             decided = full.with_name(f"{label}.parquet") if label else full
@@ -144,14 +157,15 @@ def rule_of(label: str) -> Rule | None:
 
 def row_stem(proof: Proof, row: str, options: argparse.Namespace) -> str:
     """What the files of a row's annotation are named: with what differs from the proof's own."""
-    asked = {"pool": options.pool_size, "draws": options.draws, "steps": options.steps}
-    usual = {"pool": None, "draws": DRAWS, "steps": STEPS}
+    asked = {"pool": proof.size(options), "draws": options.draws, "steps": options.steps}
+    usual = {"pool": proof.usual_size, "draws": DRAWS, "steps": STEPS}
     return f"{proof.name}-{row}" + "".join(f"-{key}-{asked[key]}" for key in asked if asked[key] != usual[key])
 
 
 def job_stem(proof: Proof, job: Job, options: argparse.Namespace) -> str:
     """What the files of a job are named: another length, or other settings, also of the proof, are other files."""
-    settings = {key: value for key, value in training(proof, options).to_json().items() if key not in MAY_CHANGE}
+    config = training(proof.settings, options).to_json()
+    settings = {key: value for key, value in config.items() if key not in MAY_CHANGE}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{row_stem(proof, job.name, options)}-{options.images}x{options.samples}-{digest}"
 
@@ -182,7 +196,7 @@ def work(
     slim = manifest_of(proof, job.row, options, job.label)
     arm, change, table = arm_of(job.label, slim), ABLATIONS.get(job.label), pq.read_table(slim)
     write_arm(slim, table, np.zeros(len(table), dtype=bool), arm, path)
-    config = training_of(proof, job, options)
+    config = training_of(proof.settings, job, options)
     undo = change.patch() if change else lambda: None
     try:
         train(
@@ -203,14 +217,13 @@ def work(
     found = record(run, path, arm, job.seed, judge, roots=roots, workers=_READERS, reporter=reporter)
     pixels = found.pop("first")
     about: dict[str, Any] = {"proof": proof.name, "row": row_of(job), "label": job.label}
-    if not job.is_shared:
-        about["annotated"] = annotated(options)
+    about |= {"pool_size": proof.size(options), "annotated": annotated(options)}
     about["images_per_s"] = float(np.median([json.loads(line)["images_per_s"] for line in _lines(run)]))
     about["trainers"] = options.trainers
     about["formula"] = change.formula if change else arm.meaning
     about["known"] = {"clean": found.pop("validation_taught"), **damage_known(proof, job, run, judge)}
     save_grid(options.work / "results" / f"{stem}.png", pixels[:8], columns=8)
-    write_json(options.work / "results" / f"{stem}.json", {**about, **found, **_where_and_when(options)})
+    write_json(options.work / "results" / f"{stem}.json", {**about, **found, **_where_and_when(proof, options)})
     reporter.say(f"{stem}: Frechet distance {found['measures']['frechet']['value']:.3f}")
     return True
 
@@ -246,8 +259,8 @@ def judge_of(proof: Proof, options: argparse.Namespace) -> Judge:
     )
 
 
-def training(proof: Proof, options: argparse.Namespace) -> TrainConfig:
-    """The proofs' training, with three averages kept on the way."""
+def training(usual: Sequence[str], options: argparse.Namespace) -> TrainConfig:
+    """The proofs' training, with three averages kept on the way. usual: settings of one proof."""
     on_gpu = torch.cuda.is_available() and options.device != "cpu"
     settings = [
         f"compile={'on' if on_gpu else 'off'}",
@@ -267,16 +280,16 @@ def training(proof: Proof, options: argparse.Namespace) -> TrainConfig:
         "log_images=51200",
         "pictures=cache",
         "keep=1",
-        *proof.settings,
+        *usual,
         *options.settings,
     ]
     return TrainConfig.from_settings(settings)
 
 
-def training_of(proof: Proof, job: Job, options: argparse.Namespace) -> TrainConfig:
+def training_of(usual: Sequence[str], job: Job, options: argparse.Namespace) -> TrainConfig:
     """The training of one job."""
     change = ABLATIONS.get(job.label)
-    return replace(training(proof, options), seed=job.seed, **(change.settings if change else {}))
+    return replace(training(usual, options), seed=job.seed, **(change.settings if change else {}))
 
 
 def _roots(proof: Proof, row: str, options: argparse.Namespace) -> dict[str, str]:
@@ -326,10 +339,19 @@ def _shown(pictures: U8) -> Shown:
     return Shown(pixels=some, names=torch.arange(len(some)), labels=torch.full((len(some),), -1))
 
 
-def _where_and_when(options: argparse.Namespace) -> dict[str, str]:
+def command_of(proof: Proof, options: argparse.Namespace) -> str:
+    """What gives the same values, whatever the defaults will be."""
+    given = {"buffer": BUFFER}  # of text it would be 4.0, which is another name by ``job_stem``
+    settings = changes(training(proof.settings, options).to_json(), given)
+    numbers = {"images": options.images, "samples": options.samples, "pool_size": proof.size(options)}
+    return command(proof.name, settings, **numbers, **annotated(options))
+
+
+def _where_and_when(proof: Proof, options: argparse.Namespace) -> dict[str, str]:
     on_gpu = torch.cuda.is_available() and options.device != "cpu"
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "hardware": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "command": options.command,
+        "command": command_of(proof, options),
+        **({"commit": options.commit} if options.commit else {}),
     }

@@ -11,17 +11,22 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import tasks
+import torch
+from ambient.curate.pool import content_id
 from ambient.train.config import MAY_CHANGE
+from ambient.train.evaluate.extractors import open_extractor
+from recorded import config_of
 from tasks import Job, Proof
 
 _RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Todo:
     """The jobs of a proof that are asked for, with the options of ``prove.py``."""
 
@@ -38,11 +43,12 @@ class Todo:
         return list(dict.fromkeys(job.row for job in self._unrecorded()))
 
     def recorded(self, job: Job) -> bool:
-        """Whether a record, here or in the checkout, is of this very training: of its length, samples and settings."""
-        wanted = _wanted(self.proof, job, self.options)
+        """Whether a record, here or in the checkout, is of this very training, measured against the same features."""
+        wanted = _wanted(self.proof, job, self.options) | self._measured_against
         pattern = f"{self.proof.name}-{job.name}*.json"
         paths = [path for folder in (self.options.work / "results", _RESULTS) for path in folder.glob(pattern)]
-        return any(_agrees(json.loads(path.read_text()), wanted) for path in paths)
+        records = [json.loads(path.read_text()) for path in paths]
+        return any(_agrees({**record, "config": config_of(record)}, wanted) for record in records)
 
     def ready(self, row: str) -> bool:
         return (self.options.work / "claims" / f"{self.row_stem(row)}.ready").exists()
@@ -62,6 +68,15 @@ class Todo:
     def note_seconds(self, seconds: float) -> None:
         with self._seconds.open("a") as file:  # a line in one piece, whoever else adds one
             file.write(f"{seconds}\n")
+
+    @cached_property
+    def _measured_against(self) -> dict[str, Any]:
+        """As records tell which pictures and features are meant: others may be as many."""
+        fingerprint = content_id(self.proof.pictures.tobytes())
+        return {
+            "reference": {"pictures": len(self.proof.pictures), "fingerprint": fingerprint},
+            "features": {"digest": open_extractor(self.proof.extractor, torch.device("cpu")).digest},
+        }
 
     @property
     def _seconds(self) -> Path:
@@ -130,14 +145,13 @@ def end_of(path: Path, seconds: float) -> float:
 
 
 def _wanted(proof: Proof, job: Job, options: argparse.Namespace) -> dict[str, Any]:
-    """What the record of a job must hold."""
-    config = tasks.training_of(proof, job, options).to_json()
+    """What the record of a job must hold, whatever it was measured against."""
+    config = tasks.training_of(proof.settings, job, options).to_json()
     wanted = {
         "row": tasks.row_of(job),
         "label": job.label,
         "seed": job.seed,
         "samples": options.samples,
-        "reference": {"pictures": len(proof.pictures)},
         "config": {key: value for key, value in json.loads(json.dumps(config)).items() if key not in MAY_CHANGE},
     }
     return wanted if job.is_shared else wanted | {"annotated": tasks.annotated(options)}

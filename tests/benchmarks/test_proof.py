@@ -1,8 +1,8 @@
-"""The proofs' parts: pools, changed losses, tasks and who does them, and the page that is made of recorded results."""
+"""The proofs' parts: pools, changed losses, tasks and who does them."""
 
 import argparse
+import json
 import re
-import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ambient
 import numpy as np
 import pytest
 import torch
@@ -27,22 +26,11 @@ from ambient.train.state import new_state
 from ambient.train.target import fixed_noise, fresh_noise
 from ambient.train.world import World
 from PIL import Image
+from proof_records import run_record
 from small_pool import write_pool as write_fields
 
 CPU = torch.device("cpu")
-NAMES = (
-    *("pools", "ablations", "tasks", "compiling", "todo", "packing", "prove"),
-    *("fashion", "fashion16", "photographs"),
-    *("docs_results", "results_plots", "results_tables"),
-)
-
-
-@pytest.fixture(autouse=True)
-def proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(Path(ambient.__file__).parent / "benchmarks" / "proof"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in NAMES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
+pytestmark = pytest.mark.usefixtures("proof")
 
 
 def test_pools_hold_what_they_say(tmp_path: Path) -> None:
@@ -192,7 +180,7 @@ def options(work: Path, **changes: Any) -> argparse.Namespace:
         "steps": 4,
         "device": "cpu",
         "trainers": 1,
-        "command": "python prove.py",
+        "commit": "3fdef5a",
         "minutes": 10.0,
         "settings": ["batch_size=16", "network.channels=8", "network.attention_resolutions=", "sample_count=0"],
         **changes,
@@ -230,6 +218,7 @@ def two_rows(work: Path, name: str = "fashion", **changes: Any) -> Any:
 
 
 def test_a_job_is_trained_measured_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fashion
     import tasks
     from docs_results import page, read_records
     from todo import Todo
@@ -249,6 +238,8 @@ def test_a_job_is_trained_measured_and_written_down(tmp_path: Path, monkeypatch:
     assert set(read) == {*stems, "fashion-blur-1-draws-1-steps-4-annotation"}
     ambient_run, other = (read[stem] for stem in stems[1:])
     assert ambient_run["config"] == other["config"]
+    assert ambient_run["commit"] == "3fdef5a"
+    assert "--set network.channels=8" in ambient_run["command"]
     assert ambient_run["checkpoint"] != other["checkpoint"]
     assert set(ambient_run["known"]) == {"clean", "damaged", "damaged_unknown"}
     assert ambient_run["known"]["clean"]["mean"] != ambient_run["validation"]["mean"]
@@ -266,8 +257,13 @@ def test_a_job_is_trained_measured_and_written_down(tmp_path: Path, monkeypatch:
     for changes in other_settings:
         left = Todo(proof=proof, jobs=jobs, options=options(tmp_path, **changes)).jobs_left()
         assert left == (jobs[1:] if "draws" in changes else jobs), changes
-    larger = small_proof(name="fashion16")
-    assert Todo(proof=larger, jobs=jobs, options=asked).jobs_left() == jobs
+    other_proofs = (
+        replace(proof, name="fashion16"),
+        replace(proof, pictures=255 - proof.pictures),  # as many others
+        replace(proof, extractor=str(fashion.CLASSIFIER)),
+    )
+    for other in other_proofs:
+        assert Todo(proof=other, jobs=jobs, options=asked).jobs_left() == jobs
 
 
 def test_undamaged_pictures_are_an_arm_of_every_row(tmp_path: Path) -> None:
@@ -294,6 +290,7 @@ def test_other_settings_have_other_files(tmp_path: Path) -> None:
     job, usual = proof.jobs[1], {"draws": tasks.DRAWS, "steps": tasks.STEPS, "settings": []}
     stem = tasks.job_stem(proof, job, options(tmp_path, **usual))
     assert re.fullmatch("fashion-blur-1-ambient-0-64x8-[0-9a-f]{8}", stem)
+    assert stem == tasks.job_stem(replace(proof, usual_size=60), job, options(tmp_path, pool_size=60, **usual))
     assert stem != tasks.job_stem(replace(proof, settings=["lr=2e-3"]), job, options(tmp_path, **usual))
     changes = [{"images": 65}, {"samples": 9}, {"pool_size": 30}, {"draws": 1}, {"steps": 1}, {"settings": ["lr=1"]}]
     asked = [options(tmp_path, **{**usual, **change}) for change in [{}, *changes, {"settings": ["lr=2"]}]]
@@ -482,6 +479,31 @@ def test_what_is_packed_is_unpacked_elsewhere(tmp_path: Path) -> None:
     assert found == {"results/a.json", "manifests/b.parquet"}
 
 
+def test_finished_records_go_into_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import docs_results
+    from prove import write_down
+
+    work, results, page = tmp_path / "results", tmp_path / "recorded", tmp_path / "page.md"
+    work.mkdir()
+    results.mkdir()
+    records = [run_record("any", "clean", seed, 1.0, proof=name) for seed, name in enumerate(("fashion", "fashion16"))]
+    for record in records:
+        (work / record["file"]).write_text(json.dumps(record))
+        (work / record["file"]).with_suffix(".png").touch()
+    (work / "fashion-half.json.partial").touch()
+    monkeypatch.setattr(docs_results, "draw_all", lambda *_: {})
+    write_down(tmp_path, "fashion", results, page)
+    assert {path.name for path in results.iterdir()} == {"fashion-any-clean-0.json", "fashion-any-clean-0.png"}
+    assert "| any | 1.000 +- 0.020 (1) |" in page.read_text()
+
+
+def test_without_git_no_commit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from commands import commit
+
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
+
+
 def test_a_file_too_large_to_come_back_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -498,163 +520,3 @@ def test_a_file_too_large_to_come_back_is_called_so(
     assert "WARNING" not in results
     assert "WARNING" in manifests and "TOO LARGE" in manifests
     assert "LEFT OUT" in compiled
-
-
-def trained_with(*, num_images: int = 1000, augment: float = 0.0, dropout: float = 0.1) -> dict:
-    network = {"kind": "unet", "channels": 64, "multipliers": [1, 2], "dropout": dropout}
-    return {"num_images": num_images, "batch_size": 50, "P_mean": -1.2, "augment": augment, "network": network}
-
-
-def run_record(row: str, label: str, seed: int, frechet: float, **changes: Any) -> dict:
-    def measured(value: float) -> dict[str, float]:
-        return {"value": value, "error": 0.01, "low": value - 0.02, "high": value + 0.02}
-
-    names = ("kernel", "precision", "recall", "density", "coverage", "memorised")
-    proof = changes.get("proof", "fashion")
-    return {
-        "proof": proof,
-        "row": row,
-        "label": label,
-        "arm": label,
-        "seed": seed,
-        "samples": 100,
-        "reference": {"pictures": 60},
-        "config": trained_with(),
-        "pictures": 60,
-        "measures": {"frechet": measured(frechet), **{name: measured(0.5) for name in names}},
-        "validation": {"sigma": [0.1, 0.3, 1.0], "mean": [0.02 * frechet, 0.1, 0.3], "error": [0.001, 0.01, 0.01]},
-        "curve": [
-            {"images": 500, "samples": 80, "frechet": measured(2 * frechet)},
-            {"images": 1000, "samples": 80, "frechet": measured(frechet)},
-        ],
-        "sigma_min_mean": 1.5,
-        "images_per_s": 1000.0,
-        "judged_s": 10.0,
-        "date": "2026-01-01",
-        "hardware": "a machine",
-        "torch": "2",
-        "command": f"python benchmarks/proof/prove.py {proof} --data DATA --work WORK --out OUT --images 1000",
-        "file": f"{proof}-{row}-{label}-{seed}.json",
-        **changes,
-    }
-
-
-def small_records(**changes: Any) -> list[dict]:
-    records = [run_record("any", "clean", seed, 10.0 + seed, **changes) for seed in range(3)]
-    records += [run_record("blur-1.0", "ambient", seed, 5.0 + seed, **changes) for seed in range(3)]
-    return [*records, *(run_record("blur-0.6", label, 0, 4.0, **changes) for label in ("ambient", "plain", "fresh"))]
-
-
-def test_the_page_is_made_of_the_records() -> None:
-    from docs_results import page
-
-    records = small_records()
-    text = page(records)
-    assert "| blur-1.0 | 11.0 +- 1.7 (3) | 6.0 +- 1.7 (3) | 50.0 +- " in text
-    assert "| blur-0.6 | 11.0 +- 1.7 (3) | 4.000 +- 0.020 (1) |" in text
-    assert "| blur-1.0 | ambient | clean only | -5 | -45.5 % |" in text
-    assert text.count(r"`lambda \|D - w_0\|^2, z drawn") == 1  # not in each row
-    assert "| copies of clean pictures, %" in text
-    assert "| damage | label | 0.1 | 1 |" in text
-    assert "| blur-1.0 | ambient | 0.500 | 1.000 |" in text
-    assert "[any clean 2](../benchmarks/proof/results/fashion-any-clean-2.json)" in text
-    assert "## Annotation" not in text
-    network = "100 samples, unet of 64 channels x 1 2, P_mean -1.2, dropout 0.1"
-    assert text.count(f"### 60 pictures, 1,000 to train on by 50, {network}\n") == 1
-    other = page([*records, run_record("blur-1.0", "all", 0, 1.0, config=trained_with(num_images=500))])
-    assert "| 1.000 +- " not in other.partition("### 60 pictures, 500 to train")[0]
-    changed = run_record("blur-1.0", "all", 0, 1.0, command=f"{records[0]['command']} --set lr=1")
-    assert "| 1.000 +- " in page([*records, changed]).partition("dropout 0.1, --set lr=1\n")[2]
-    fewer = run_record("blur-1.0", "all", 0, 1.0, reference={"pictures": 30})
-    assert "| 1.000 +- " in page([*records, fewer]).partition("### 30 pictures")[2]
-
-
-def test_runs_that_are_held_from_learning_by_heart_otherwise_are_not_compared() -> None:
-    """Whether by the proof's own settings or by options."""
-    from docs_results import page
-
-    records = small_records()
-    command = f"{records[0]['command']} --set augment=0.12 --set network.dropout=0"
-    for changes in ({}, {"command": command}):
-        moved = run_record("blur-1.0", "all", 0, 1.0, config=trained_with(augment=0.12, dropout=0), **changes)
-        text = page([*records, moved])
-        assert text.count("| 1.000 +- ") == 1
-        assert "| 1.000 +- " in text.partition("x 1 2, P_mean -1.2, dropout 0, augmentation 0.12\n")[2]
-
-
-def test_the_page_says_of_what_copies_were_counted() -> None:
-    from docs_results import page
-
-    clean = page(small_records())
-    own = page(small_records(memorised_among={"pictures": 60}))
-    some = page(small_records(memorised_among={"pictures": 20}))
-    assert "| copies of clean pictures, %" in clean and "| copies of clean pictures, %" in some
-    assert "| copies of training pictures, %" in own and "copies of clean" not in own
-
-
-def test_every_length_has_its_own_plots(tmp_path: Path) -> None:
-    from docs_results import page
-    from results_plots import draw_all
-    from results_tables import ARMS
-
-    records = [*small_records(), *small_records(config=trained_with(num_images=500), samples=50)]
-    drawn = []
-
-    def draw(name: str, rows: Any) -> dict[str, str]:
-        drawn.append(draw_all(name, rows, ARMS, tmp_path, tmp_path / "plots"))
-        return drawn[-1]
-
-    text = page(records, draw)
-    assert not drawn[0].keys() & drawn[1].keys()
-    assert all(text.count(f"({name})") == 1 for names in drawn for name in names)
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {*drawn[0], *drawn[1]}
-
-
-def test_sections_are_introduced_in_order(tmp_path: Path) -> None:
-    from docs_results import page
-
-    names = ("photographs", "fashion16", "fashion")
-    text = page([record for name in names for record in small_records(proof=name, hardware="CPU")])
-    places = [text.index(f"\n## {name}\n") for name in ("fashion", "photographs", "fashion16")]
-    assert places == sorted(places)
-    assert "\n## fashion16\n\nFashion-MNIST at 16x16, for machines without a GPU: 20,000 pictures," in text
-    assert "\n## photographs\n\nPhotographs: 64x64 crops, 10 % clean" in text
-    assert "On CPU, PyTorch 2. Command:\n\n    python benchmarks/proof/prove.py fashion16" in text
-
-
-def test_the_spread_over_seeds_grows_with_the_value() -> None:
-    from results_tables import verdict_table
-
-    # 7 % of one arm and nothing of the other: 5 % of each value, with four degrees of freedom.
-
-    def seeds(*values: float, label: str) -> dict:
-        return {seed: run_record("a", label, seed, value) for seed, value in enumerate(values)}
-
-    large = {"all": seeds(93.0, 100.0, 107.0, label="all"), "ambient": seeds(50.0, 50.0, 50.0, label="ambient")}
-    small = {"all": seeds(9.0, label="all"), "ambient": seeds(7.0, label="ambient")}
-    assert "| small | ambient | all as equal | -2 | -22.2 % | 3.5 | 1 | better |" in verdict_table(
-        {"big": large, "small": small}
-    )
-    close = {"all": seeds(7.1, label="all"), "ambient": seeds(7.0, label="ambient")}
-    assert "| 1 | within noise |" in verdict_table({"big": large, "small": close})
-
-
-def test_distances_on_the_way_are_means_over_seeds() -> None:
-    from results_tables import curve_table
-
-    runs = {seed: run_record("a", "clean", seed, value) for seed, value in enumerate((2.0, 4.0))}
-    table = curve_table({"a": {"clean": runs, "ambient": {0: run_record("a", "ambient", 0, 1.5)}}})
-    assert table.startswith("On the way: Frechet distance of 80 samples")
-    assert "| damage | label | 500 | 1,000 | seeds |" in table
-    assert "| a | clean | 6 | 3 | 2 |" in table
-    assert "| a | ambient | 3 | 1.5 | 1 |" in table
-
-
-def test_numbers_have_the_digits_that_their_interval_gives() -> None:
-    from results_tables import plus_minus
-
-    found = [
-        plus_minus(*pair)
-        for pair in ((133.24, 24.6), (11.04, 1.7), (0.12345, 0.0123), (0.5, 0.0), (1e3, 333.0), (59.442, 0.082))
-    ]
-    assert found == ["133 +- 25", "11.0 +- 1.7", "0.123 +- 0.012", "0.5", "1000 +- 333", "59.44 +- 0.08"]
