@@ -138,7 +138,7 @@ def setting_of(run: Result) -> Setting:
         f"P_mean {config['P_mean']:g}",
         f"dropout {network['dropout']:g}",
         f"augmentation {config['augment']:g}" if config["augment"] else "",
-        *(f"{number} {what}" for what, number in asked.items() if number != usual[what]),
+        *(f"annotation's {what} {number}" for what, number in asked.items() if number != usual[what]),
         *others,
     )
 

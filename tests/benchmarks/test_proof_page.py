@@ -37,7 +37,7 @@ def test_the_page_is_made_of_the_records() -> None:
     changed = run_record("blur-1.0", "all", 0, 1.0, config={**trained_with(), "lr": 1.0})
     assert "| 1.000 +- " in page([*records, changed]).partition("dropout 0.1, lr=1.0\n")[2]
     annotated = run_record("blur-1.0", "all", 0, 1.0, annotated={"draws": 1, "steps": 2000})
-    assert "| 1.000 +- " in page([*records, annotated]).partition("dropout 0.1, 1 draws\n")[2]
+    assert "| 1.000 +- " in page([*records, annotated]).partition("dropout 0.1, annotation's draws 1\n")[2]
     fewer = run_record("blur-1.0", "all", 0, 1.0, reference={"pictures": 30})
     assert "| 1.000 +- " in page([*records, fewer]).partition("### 30 pictures")[2]
 
