@@ -411,6 +411,7 @@ def compare(
     features: Features = "texture",
     weights: FeatureWeights = None,
     num: Annotated[int, typer.Option(help="Samples of each training.")] = 2_000,
+    as_json: Json = False,
     root: Root = None,
     device: Device = "auto",
     workers: Workers = 4,
@@ -450,6 +451,9 @@ def compare(
     results = comparison.compare(manifest, out, config, device=device, roots=roots, workers=workers, stop=stop)
     if stop():
         raise Stopped
+    if as_json:
+        _print_json(comparison.summary(results))
+        return
     print_table(comparison.table(results))
     for said in (*verdicts(results), by_heart(results)):
         if said is not None:

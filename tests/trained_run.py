@@ -14,11 +14,17 @@ PIXELS = Space(resolution=8, channels=3)
 
 
 def write_run(
-    folder: Path, *, space: Space = PIXELS, num_classes: int = 0, trains_none: bool = False, seed: int = 0
+    folder: Path,
+    *,
+    space: Space = PIXELS,
+    num_classes: int = 0,
+    trains_none: bool = False,
+    flip: bool = False,
+    seed: int = 0,
 ) -> Path:
     """A run of one checkpoint after 100 pictures. Its network is far from zero, and tells its classes apart."""
     network = UNetConfig(channels=8, multipliers=(1, 2), blocks=1)
-    config = TrainConfig(network=network, num_classes=num_classes, seed=seed)
+    config = TrainConfig(network=network, num_classes=num_classes, flip=flip, seed=seed)
     state = new_state(config, space, World(rank=0, size=1, device=torch.device("cpu")))
     state.num_images = 100
     generator = torch.Generator().manual_seed(seed)

@@ -228,15 +228,20 @@ def build_judge(
     )
 
 
-def summarise(results: list[Result], out: Path) -> None:
-    """Write summary.json, the plots, and a grid: a line of pictures for each arm, from the same noise."""
+def summary(results: list[Result]) -> dict[str, Any]:
+    """What is said of results, as JSON: the means of each arm, the verdicts and their rule."""
     means = {
         arm: {m: asdict(mean_of(list(seeds.values()), m)) for m in _COLUMNS} for arm, seeds in by_arm(results).items()
     }
     said = [{**asdict(verdict), "sentence": verdict.sentence()} for verdict in verdicts(results)]
     known = by_heart(results)
     clean = None if known is None else {**asdict(known), "sentence": known.sentence()}
-    write_json(out / "summary.json", {"rule": RULE, "means": means, "verdicts": said, "by_heart": clean})
+    return {"rule": RULE, "means": means, "verdicts": said, "by_heart": clean}
+
+
+def summarise(results: list[Result], out: Path) -> None:
+    """Write summary.json, the plots, and a grid: a line of pictures for each arm, from the same noise."""
+    write_json(out / "summary.json", summary(results))
     draw_plots(results, out)
     rows = [load_pngs([out / "samples" / f"{arm}-{min(seeds)}.png"]) for arm, seeds in by_arm(results).items()]
     save_grid(out / "grid.png", torch.cat(rows), columns=1, zoom=2)

@@ -116,7 +116,8 @@ def evaluate(
         among = open_source(trained_on, where=ALL, roots=roots, workers=workers, reporter=reporter)
     known_ones = trained_pictures(among, space, seed=config.seed, workers=workers, reporter=reporter)
     small, _ = read(ours, space_of_copies(space), workers=workers, reporter=reporter)
-    measured["memorised"] = measure_copies(small, known_ones, place, seed=config.seed)
+    mirrored = run is not None and run.flip
+    measured["memorised"] = measure_copies(small, known_ones, place, seed=config.seed, mirrored=mirrored)
     return {
         "samples": {
             "from": str(samples),
@@ -132,7 +133,7 @@ def evaluate(
             "fingerprint": theirs.fingerprint(),
             "vendi": vendi(known.features[: len(features)]),
         },
-        "memorised_among": {"from": among.name, "pictures": len(known_ones)},
+        "memorised_among": {"from": among.name, "pictures": len(known_ones), "mirrored": mirrored},
         "space": space.to_json(),
         "features": {"name": extractor.name, "digest": extractor.digest, "dimensions": features.shape[1]},
         "measures": to_json(measured),
@@ -227,6 +228,7 @@ def extractor_for(
         with writing(file.parent):
             file.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(file, network)
+    reporter.say(f"the classifier of these labels is {file}")
     return open_extractor(str(file), device), left
 
 
@@ -264,10 +266,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> pa.Table:
     """Measures and win rates for people."""
+    among = result["memorised_among"]
+    mirrored = ", mirrored or not" if among["mirrored"] else ""
     meaning = {
         **MEANING,
         "vendi": f"{MEANING['vendi']}; of the reference {result['reference']['vendi']:.4g}",
-        "memorised": f"share of samples that are copies of pictures of {result['memorised_among']['from']}",
+        "memorised": f"share of samples that are copies of pictures of {among['from']}{mirrored}",
     }
     rows = [(name, measured, meaning[name]) for name, measured in result["measures"].items()]
     rows += [

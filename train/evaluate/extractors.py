@@ -1,7 +1,9 @@
 """Where features come from: built in, Inception-v3, timm's networks, open_clip's, or a file of the user's."""
 
+import contextlib
+import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from .labelled import load_classifier
 NAMES = "texture, labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.pt or FILE.safetensors"
 
 _DINOV2 = "vit_large_patch14_dinov2.lvd142m"
+_DINOV2_SIDE = 224  # of the code of arXiv 2306.04675; timm's, of the network's last training, is 518
 _BATCH_PIXELS = 2**20  # on a CPU; a GPU takes sixteen times as many
 
 
@@ -91,12 +94,10 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
     except ImportError as error:
         raise _no_package("inception", "torch-fidelity") from error
     file = weights or _cached_by_torch("inception", URL_INCEPTION_V3, num_bytes=95_600_000)
-    _state_of(file, "inception")  # which runs nothing in the file, and refuses one in which something could be run
+    state = _as_pth(_state_of(file, "inception"))
     try:
         with quiet():
-            network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)
-            )
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=state)
     except Exception as error:
         raise _no_weights(file, "inception", error) from error
     network = network.to(device).eval()
@@ -109,26 +110,33 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
 
 
 def _timm(name: str, model: str, weights: Path | None, device: torch.device) -> Extractor:
-    """A network of timm without its last layer, fed as it was trained; ``dinov2`` as in arXiv 2306.04675: ViT-L/14."""
+    """A network of timm without its last layer, shown pictures of the size that it was trained at.
+
+    ``dinov2`` is ViT-L/14 at 224 pixels a side, as in the code of arXiv 2306.04675. timm smooths the position
+    embeddings when it resamples them and Meta's code does not, so values lie near published ones and are not the same.
+    """
     import timm
     from timm.data.config import resolve_data_config
 
+    resampled = True if name == "dinov2" else None  # None leaves it to the model, which may not know of it
     try:
         with quiet():
-            network = timm.create_model(model, pretrained=False, num_classes=0)
+            network = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=resampled)
     except RuntimeError as error:
         raise UserError(f"timm has no model {model!r}: timm.list_models() names them") from error
     config: dict[str, Any] = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
     file = weights or _cached_by_hub(name, network)
     _load(network, file, name)
-    return _network(name, network, file, device, side=config["input_size"][-1], mean=config["mean"], std=config["std"])
+    side = _DINOV2_SIDE if name == "dinov2" else config["input_size"][-1]
+    return _network(name, network, file, device, side=side, mean=config["mean"], std=config["std"])
 
 
 def _open_clip(name: str, model: str, weights: Path | None, device: torch.device) -> Extractor:
     """The picture half of a CLIP network of open_clip, MODEL or MODEL/TAG, as in CMMD (arXiv 2401.09603)."""
     model, _, tag = model.partition("/")
     config = ClipConfig(pretrained=tag or "openai", weights=str(weights) if weights else None)
-    network, file = openclip.load(name, model, config, device)
+    with _fetching(name):
+        network, file = openclip.load(name, model, config, torch.device("cpu"))  # of which half is needed on the device
     side, mean, std = openclip.shown_as(network)
     return _network(name, network.visual, Path(file), device, side=side, mean=mean, std=std)
 
@@ -213,6 +221,14 @@ def _state_of(file: Path, name: str) -> dict[str, Tensor]:
     return state
 
 
+def _as_pth(state: dict[str, Tensor]) -> io.BytesIO:
+    """Weights as a .pth file, for a library that loads one itself and would run what is in it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
 def _no_weights(file: Path, name: str, error: Exception) -> UserError:
     return UserError(f"{file} holds no weights of {name} ({' '.join(str(error).split())[:120]})")
 
@@ -223,8 +239,9 @@ def _cached_by_torch(name: str, url: str, num_bytes: int) -> Path:
     if not path.exists():
         if not reachable(url):
             raise missing(name, path.name, str(path), num_bytes, url.split("/")[2])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
+        with _fetching(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), progress=False)
     return path
 
 
@@ -242,8 +259,23 @@ def _cached_by_hub(name: str, network: nn.Module) -> Path:
         num_bytes = sum(weight.numel() for weight in network.parameters()) * 4
         place = f"{constants.HF_HUB_CACHE} (as huggingface_hub keeps {repository})"
         raise missing(name, f"{repository}/model.safetensors", place, num_bytes, constants.ENDPOINT.split("/")[2])
-    with quiet():
+    with _fetching(name), quiet():
         return Path(hf_hub_download(repository, "model.safetensors"))
+
+
+@contextlib.contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """A fetch of weights that fails, in whatever way of its library, is one line with its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"the weights of {name} cannot be fetched ({cause}): try again, or name a local copy with "
+            f"--weights {name}=FILE"
+        ) from error
 
 
 def _no_package(name: str, package: str) -> UserError:

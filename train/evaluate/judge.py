@@ -67,6 +67,7 @@ class Judge:
 def judge_run(run: Path, judge: Judge, trained_on: Tensor, *, workers: int, reporter: Reporter) -> dict[str, Any]:
     """Measures of the newest checkpoint's average, the Frechet distance at earlier moments, and denoising errors.
 
+    With them goes how samples were drawn: seeds, solver, steps, and ``ema_std``, the length of the average.
     trained_on: (T, C, S, S) uint8, S <= R, pictures that the run was trained on, among which copies are looked for.
     """
     begin, device = time.monotonic(), judge.extractor.device
@@ -81,9 +82,17 @@ def judge_run(run: Path, judge: Judge, trained_on: Tensor, *, workers: int, repo
     drawn = resized(pixels, small)
     for name, known in (("memorised", trained_on), ("memorised_clean", judge.clean)):
         measured[name] = measure_copies(drawn, known, device, seed=judge.seed, mirrored=trained.config.flip)
+    how = SampleConfig()
     return {
         "checkpoint": trained.checksum,
         "samples": judge.num,
+        "drawn": {
+            "seeds": f"0-{judge.num - 1}",
+            "ema_std": trained.config.ema_stds[0],
+            "solver": how.solver,
+            "steps": how.steps,
+        },
+        "judge_seed": judge.seed,
         "reference": {"pictures": judge.reference.moments.num, "fingerprint": judge.fingerprint},
         "features": {
             "name": judge.extractor.name,

@@ -21,7 +21,7 @@ class Newest:
     """The newest undamaged checkpoint of a run.
 
     images: training pictures seen, of ``total``. ema_std: length of the average of its weights that is drawn from,
-    checksum: of that average.
+    checksum: of that average. flip: whether training showed pictures mirrored, too, untold.
     """
 
     run: Path
@@ -30,6 +30,7 @@ class Newest:
     total: int
     ema_std: float
     checksum: str
+    flip: bool
 
     def to_json(self) -> dict[str, Any]:
         """What was measured, and how it was drawn."""
@@ -69,6 +70,7 @@ def newest_of(run: Path, reporter: Reporter) -> Newest:
         total=total,
         ema_std=config.ema_stds[0],
         checksum=checkpoint.checksums["ema0"],
+        flip=config.flip,
     )
 
 

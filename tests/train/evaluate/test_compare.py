@@ -1,8 +1,10 @@
 """`ambient compare` on pictures of the demo: what it trains, what it records, and that it continues."""
 
+import contextlib
+import io
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY, read_metadata
 from ambient.schemas.space import Space
-from ambient.train import demo
+from ambient.train import demo, loop
+from ambient.train import generate as generate_module
 from ambient.train.config import TrainConfig
 from ambient.train.evaluate import compare as module
 from ambient.train.evaluate import judge as judge_module
@@ -26,14 +29,17 @@ from ambient.train.evaluate.compare import CompareConfig, compare, plan, table
 from ambient.train.evaluate.judge import denoising, moments_of
 from ambient.train.evaluate.sources import open_source, read
 from ambient.train.rows import read_rows
+from ambient.train.state import State
 from ambient.train.trained import load_trained
 from in_process import run_command
 from PIL import Image
 from small_pool import write_pool
+from torch import Tensor
 
 QUIET = Reporter(quiet=True)
 TINY = ["num_images=96", "batch_size=16", "network.channels=8", "network.multipliers=1,2", "sample_count=0"]
 ARMS = ["clean", "all", "ambient", "fixed-1.5", "sharp"]
+MORE_ARMS = ["clean", "all", "ambient", "soft"]
 
 
 @pytest.fixture(autouse=True)
@@ -63,16 +69,73 @@ def config(**changes: object) -> CompareConfig:
     return CompareConfig(train=TrainConfig.from_settings(TINY), **options)
 
 
+def run_compare(manifest: Path, out: Path, *options: str) -> int:
+    """The exit code of the command with TINY settings."""
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    return run_command("compare", manifest, "-o", out, "--num", "8", "--holdout", "0.4", *options, *settings)
+
+
+class Begun:
+    """What trainings and draws began from while ``watch`` was in force: (W,) first weights, (N, C, R, R) noise."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.noise: list[Tensor] = []
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        step, initial_noise = loop.step, generate_module.initial_noise
+
+        def watched_step(state: State, *arguments: object) -> None:
+            if state.num_images == 0:
+                self.weights.append(torch.cat([weight.detach().flatten() for weight in state.denoiser.parameters()]))
+            step(state, *arguments)
+
+        def watched_noise(*arguments: object) -> Tensor:
+            self.noise.append(initial_noise(*arguments))
+            return self.noise[-1]
+
+        patch.setattr(loop, "step", watched_step)
+        patch.setattr(generate_module, "initial_noise", watched_noise)
+
+
 @pytest.fixture(scope="module")
-def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun() -> Begun:
+    """Of the runs of ``finished``."""
+    return Begun()
+
+
+@pytest.fixture(scope="module")
+def finished(manifest: Path, begun: Begun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five arms, one seed, by the command line."""
     out = tmp_path_factory.mktemp("cmp") / "cmp"
-    options = ["--seeds", "1", "--num", "8", "--holdout", "0.4", "--fixed", "1.5", "--arm", "sharp=sharpness > -2"]
-    settings = [word for setting in TINY for word in ("--set", setting)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(out.parent / "cache"))
-        assert run_command("compare", manifest, "-o", out, *options, *settings) == 0
+        begun.watch(patch)
+        assert run_compare(manifest, out, "--seeds", "1", "--fixed", "1.5", "--arm", "sharp=sharpness > -2") == 0
     return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """A comparison that was finished, after a second call of the command with these options."""
+
+    out: Path
+    options: tuple[str, ...]
+    begun: Begun
+    stdout: str
+
+
+@pytest.fixture(scope="module")
+def continued(manifest: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Continued:
+    """``finished`` with another seed and another arm."""
+    out, options = tmp_path_factory.mktemp("more") / "cmp", ("--seeds", "2", "--arm", "soft=sharpness <= -2")
+    begun, stdout = Begun(), io.StringIO()
+    shutil.copytree(finished, out)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
+        patch.setenv("XDG_CACHE_HOME", str(out.parent / "cache"))
+        begun.watch(patch)
+        assert run_compare(manifest, out, *options) == 0
+    return Continued(out=out, options=options, begun=begun, stdout=stdout.getvalue())
 
 
 def results(out: Path) -> dict[str, dict]:
@@ -92,6 +155,8 @@ def test_every_arm_is_recorded(finished: Path, manifest: Path) -> None:
         assert len(result["validation"]["mean"]) == len(result["validation"]["sigma"]) == 16
         assert result["reference"] == found["clean-0"]["reference"]
         assert result["memorised_among"] == {"pictures": result["pictures"]}
+        assert result["judge_seed"] == 0
+        assert result["drawn"] == {"seeds": "0-7", "ema_std": 0.05, "solver": "heun", "steps": 18}
     held = found["clean-0"]["reference"]["pictures"]
     ok = len(read_rows(manifest))
     assert [found[f"{arm}-0"]["pictures"] for arm in ("clean", "all", "ambient")] == [40 - held, ok - held, ok - held]
@@ -102,16 +167,64 @@ def test_every_arm_is_recorded(finished: Path, manifest: Path) -> None:
     assert usable["clean"] <= usable["ambient"] <= usable["all"]
 
 
-def test_arms_share_network_start_and_noise(finished: Path) -> None:
+def test_arms_share_configuration_first_weights_and_noise(finished: Path, begun: Begun) -> None:
+    """Each draws at five moments, every time from the noise of the seeds 0 to 7."""
     configs = [result["config"] for result in results(finished).values()]
     assert all(each == configs[0] for each in configs)
     assert len({results(finished)[f"{arm}-0"]["checkpoint"] for arm in ("clean", "all", "ambient")}) == 3
-    noise = [np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")) for arm in ARMS]
-    assert all(picture.shape == (16, 8 * 16, 3) for picture in noise)
+    assert [len(begun.weights), len(begun.noise)] == [len(ARMS), 5 * len(ARMS)]
+    for tensors in (begun.weights, begun.noise):
+        assert all(torch.equal(tensor, tensors[0]) for tensor in tensors)
+        assert float(tensors[0].std()) > 0
+    assert begun.noise[0].shape == (8, 3, 16, 16)
+
+
+def test_what_is_done_stays_when_seeds_and_an_arm_are_added(continued: Continued, finished: Path) -> None:
+    before, now = ({path.name: path for path in (out / "results").iterdir()} for out in (finished, continued.out))
+    assert all(now[name].stat().st_mtime_ns == path.stat().st_mtime_ns for name, path in before.items())
+    assert now.keys() - before.keys() == {
+        f"{run}.json" for run in ("soft-0", "clean-1", "all-1", "ambient-1", "soft-1")
+    }
+
+
+def test_seeds_differ(continued: Continued, begun: Begun) -> None:
+    """In first weights and in all that follows, not in configuration and noise of samples; arms share these again."""
+    found = results(continued.out)
+    for arm in MORE_ARMS:
+        one, other = found[f"{arm}-0"], found[f"{arm}-1"]
+        assert [one["config"].pop("seed"), other["config"].pop("seed")] == [0, 1]
+        assert one["config"] == other["config"]
+        assert one["checkpoint"] != other["checkpoint"]
+        assert one["measures"]["frechet"]["value"] != other["measures"]["frechet"]["value"]
+    of_seed_0, *of_seed_1 = continued.begun.weights
+    assert torch.equal(of_seed_0, begun.weights[0])
+    assert not torch.equal(of_seed_0, of_seed_1[0])
+    assert len(of_seed_1) == len(MORE_ARMS)
+    assert all(torch.equal(weights, of_seed_1[0]) for weights in of_seed_1)
+    assert all(torch.equal(noise, begun.noise[0]) for noise in continued.begun.noise)
+
+
+def test_what_is_told_is_of_all_seeds(
+    continued: Continued, finished: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, lines = results(continued.out), continued.stdout.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines[1:5]}
+    for arm in MORE_ARMS:
+        values = [found[f"{arm}-{seed}"]["measures"]["frechet"]["value"] for seed in (0, 1)]
+        assert [rows[arm][1], rows[arm][4]] == ["2", f"{np.mean(values):.4g}"]
+    for other in ("clean", "all", "soft"):
+        (sentence,) = (line for line in lines[5:] if f" {other}: " in line)
+        assert sentence.startswith("ambient ")
+        assert sentence.endswith(", 2 seeds)")
+    assert (continued.out / "curve.png").read_bytes() != (finished / "curve.png").read_bytes()
+    assert run_compare(manifest, continued.out, *continued.options, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((continued.out / "summary.json").read_text())
+
+
+def test_the_grid_has_a_line_for_each_arm(finished: Path) -> None:
     grid = np.asarray(Image.open(finished / "grid.png"))
     assert grid.shape == (len(ARMS) * 32, 8 * 32, 3)
-    order = [arm for arm in ("clean", "all", "ambient", "fixed-1.5", "sharp") if arm in ARMS]
-    for number, arm in enumerate(order):
+    for number, arm in enumerate(ARMS):
         row = np.asarray(Image.open(finished / "samples" / f"{arm}-0.png")).repeat(2, axis=0).repeat(2, axis=1)
         np.testing.assert_array_equal(grid[number * 32 : number * 32 + 32], row)
 

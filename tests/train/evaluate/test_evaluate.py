@@ -28,7 +28,7 @@ from photo_pool import write_photo_pool
 from PIL import Image
 from scipy import stats
 from small_pool import write_pool
-from trained_run import write_run
+from trained_run import PIXELS, write_run
 
 QUIET = Reporter(quiet=True)
 FAST = EvalConfig(num=24)
@@ -154,13 +154,29 @@ def test_a_run_is_drawn_from_once_and_its_copies_looked_for_in_its_manifest(tmp_
     assert result["samples"]["pictures"] == 24
     assert result["samples"]["seeds"] == "0-23"
     assert result["reference"]["pictures"] == 12
-    assert result["memorised_among"] == {"from": str(fields), "pictures": 36}
+    assert result["memorised_among"] == {"from": str(fields), "pictures": 36, "mirrored": False}
     npz = run / "generated" / "000000000100-24.npz"
     before = npz.stat().st_mtime_ns
     expected = pytest.approx(values(result)["frechet"], rel=1e-9)
     assert values(evaluate(run, fields, FAST, reporter=QUIET, device="cpu"))["frechet"] == expected
     assert npz.stat().st_mtime_ns == before
     assert values(evaluate(npz, fields, FAST, reporter=QUIET, device="cpu"))["frechet"] == expected
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_mirrored_pictures_are_copies_where_the_run_mirrored(
+    flip: bool, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", flip=flip)
+    (run / "config.json").write_text(json.dumps({"manifest": str(fields)}))
+    pixels, _ = read(open_source(fields, where="true", workers=0, reporter=QUIET), PIXELS, workers=0, reporter=QUIET)
+    np.savez(tmp_path / "mirrored.npz", arr_0=pixels.flip(3).permute(0, 2, 3, 1).numpy())
+    monkeypatch.setattr(module, "draw", lambda *_, **__: tmp_path / "mirrored.npz")
+    result = evaluate(run, fields, EvalConfig(num=36), reporter=QUIET, device="cpu")
+    assert values(result)["memorised"] == flip
+    assert result["memorised_among"]["mirrored"] == flip
+    (meaning,) = (row["meaning"] for row in table(result).to_pylist() if row["measure"] == "memorised")
+    assert meaning.endswith(", mirrored or not") == flip
 
 
 def test_rows_of_a_manifest(fields: Path) -> None:
@@ -330,9 +346,16 @@ def test_a_root_is_moved_in_the_manifest_that_has_it(fields: Path, tmp_path: Pat
     assert result["samples"]["pictures"] == 12
 
 
-def test_labels_train_a_classifier_on_the_other_half(fields: Path, tmp_path: Path) -> None:
+def test_labels_train_a_classifier_on_the_other_half(
+    fields: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file that it is kept in, which may be named another time, is said, also where it was there before."""
     config = EvalConfig(num=24, features="labels", where="true")
-    result = evaluate(fields, fields, config, reporter=QUIET, device="cpu")
+    for _ in range(2):
+        result = evaluate(fields, fields, config, device="cpu")
+        (kept,) = cache.glob("*-labels.safetensors")
+        assert f"the classifier of these labels is {kept}\n" in capsys.readouterr().err
+    assert open_extractor(str(kept), torch.device("cpu")).digest == result["features"]["digest"]
     assert result["features"]["dimensions"] == 128
     assert 8 <= result["reference"]["pictures"] <= 28
     with pytest.raises(UserError, match="no labels of two kinds"):

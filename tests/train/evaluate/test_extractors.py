@@ -1,7 +1,11 @@
 """Where features come from: what moves them, that files of weights are used, and what is said without them."""
 
+import errno
+import functools
+import sys
 import warnings
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import open_clip
@@ -147,6 +151,32 @@ def test_one_file_in_two_networks_is_two_extractors(tmp_path: Path, photographs:
     assert one.digest == open_extractor(names[0], CPU, weights={names[0]: str(tmp_path / "w.safetensors")}).digest
 
 
+def test_dinov2_is_shown_pictures_of_224_pixels(
+    tmp_path: Path, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As timm loads a file for that size: its ViT-L/14, narrowed, with position embeddings that are not near zero."""
+    import timm
+
+    narrow = functools.partial(timm.create_model, depth=2, embed_dim=32, num_heads=2, init_values=1.0)
+    torch.manual_seed(0)
+    network = narrow(extractors._DINOV2, num_classes=0)
+    assert network.pos_embed.shape == (1, 37**2 + 1, 32)
+    save_file({**network.state_dict(), "pos_embed": torch.randn(1, 37**2 + 1, 32)}, tmp_path / "w.safetensors")
+    overlay = {"file": str(tmp_path / "w.safetensors")}
+    theirs = narrow(extractors._DINOV2, pretrained=True, num_classes=0, img_size=224, pretrained_cfg_overlay=overlay)
+    monkeypatch.setattr("timm.create_model", narrow)
+    name = f"timm:{extractors._DINOV2}"
+    extractor, other = (open_extractor(n, CPU, weights={n: overlay["file"]}) for n in ("dinov2", name))
+    x = torch.nn.functional.interpolate(photographs[:3].float() / 255, (224, 224), mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = theirs.eval()((x.clamp(0, 1) - mean) / std)
+    torch.testing.assert_close(features_of(photographs[:3], extractor), expected)
+    assert [extractor.side, other.side] == [224, 518]
+    shown = ["dinov2", 224, network.pretrained_cfg["mean"], network.pretrained_cfg["std"]]
+    assert extractor.digest == digests.of_json([digests.of_file(tmp_path / "w.safetensors"), *shown])
+
+
 def saved(module: torch.nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -227,6 +257,16 @@ def test_inception_is_torch_fidelitys_with_the_users_file(
     assert found.shape == (2, 2048)
     with torch.no_grad():
         torch.testing.assert_close(found, theirs.eval()(photographs[:2])[0])
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    load = torch.load
+
+    def load_of_2_9(file: object, **options: object) -> object:
+        assert Path(str(file)).suffix != ".safetensors", "PyTorch 2.9 reads no such file"
+        return load(file, **options)
+
+    monkeypatch.setattr(torch, "load", load_of_2_9)
+    again = open_extractor("inception", CPU, weights={"inception": str(tmp_path / "w.safetensors")})
+    torch.testing.assert_close(features_of(photographs[:2], again), found)
     (tmp_path / "bad.pth").write_bytes(b"text")
     with pytest.raises(UserError, match="holds no weights of inception"):
         open_extractor("inception", CPU, weights={"inception": str(tmp_path / "bad.pth")})
@@ -251,6 +291,39 @@ def test_missing_weights_are_one_line(name: str, file: str, monkeypatch: pytest.
     assert f"--weights {name}=FILE" in str(error.value)
     assert " MB)" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fetch", "error"),
+    [
+        ("inception", "torch.hub.download_url_to_file", HTTPError("https://x", 403, "Forbidden", {}, None)),
+        ("dinov2", "huggingface_hub.hf_hub_download", OSError(errno.ENOSPC, "No space left on device")),
+        ("openclip:RN50/openai", "open_clip.pretrained.download_pretrained", RuntimeError("checksum\ndiffers")),
+    ],
+)
+def test_a_fetch_that_fails_is_one_line_with_its_cause(
+    name: str, fetch: str, error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    for module in (extractors, openclip):
+        monkeypatch.setattr(module, "reachable", lambda _: True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("timm.create_model", lambda model, **_: FakeNetwork(model))
+    monkeypatch.setattr(fetch, fail)
+    with pytest.raises(UserError, match=f"the weights of {name} cannot be fetched") as found:
+        open_extractor(name, CPU)
+    said = str(found.value)
+    assert " ".join(f"{type(error).__name__}: {error}".split()) in said
+    assert f"--weights {name}=FILE" in said
+    assert "\n" not in said
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)  # cannot be imported
+    with pytest.raises(UserError, match=r"^inception needs the package torch-fidelity, .*'ambient-omni\[eval\]'$"):
+        open_extractor("inception", CPU)
 
 
 class FakeNetwork(torch.nn.Linear):

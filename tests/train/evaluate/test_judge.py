@@ -1,12 +1,23 @@
-"""The moments at which a run's averages are measured, and how they are drawn."""
+"""The moments at which a run's averages are measured, how they are drawn, and what is written down of it."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from ambient.curate.reporter import Reporter
 from ambient.train.config import TrainConfig
+from ambient.train.evaluate import judge as module
 from ambient.train.evaluate import plots
-from ambient.train.evaluate.judge import moments_of
+from ambient.train.evaluate.distances import moments
+from ambient.train.evaluate.extractors import features_of, open_extractor
+from ambient.train.evaluate.judge import Judge, Shown, judge_run, moments_of
+from ambient.train.evaluate.reference import Reference
+from ambient.train.generate import SampleConfig, generate
+from torch import Tensor
+from trained_run import write_run
 
+QUIET = Reporter(quiet=True)
 EVERY_FIFTH = TrainConfig.from_settings(["num_images=96", "batch_size=16", "snapshot_images=20"])
 
 
@@ -47,3 +58,45 @@ def test_a_mean_in_the_plot_is_of_one_moment() -> None:
     (line,) = axes.get_lines()
     assert line.get_xdata().tolist() == [32, 96]
     assert line.get_ydata().tolist() == pytest.approx([6.0, 1.5])
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    """(12, 3, 8, 8) uint8, of which none is like another or its mirror image."""
+    return torch.randint(256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def judge_of(pictures: Tensor, **changes: int) -> Judge:
+    extractor = open_extractor("texture", torch.device("cpu"))
+    features = features_of(pictures, extractor)
+    shown = Shown(pixels=pictures, names=torch.arange(12), labels=torch.full((12,), -1))
+    return Judge(
+        extractor=extractor,
+        reference=Reference(moments=moments(features), features=features),
+        fingerprint="",
+        real=pictures,
+        held_out=shown,
+        taught=shown,
+        clean=pictures,
+        **{"num": 12, **changes},
+    )
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_mirrored_pictures_are_copies_where_training_mirrored(
+    flip: bool, pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stored(write_run(tmp_path / "run", flip=flip), [100])
+    monkeypatch.setattr(module, "draw", lambda trained, num, device: pictures.flip(3))
+    found = judge_run(run, judge_of(pictures), pictures, workers=0, reporter=QUIET)["measures"]
+    assert [found[name]["value"] for name in ("memorised", "memorised_clean")] == [flip, flip]
+
+
+def test_what_is_written_down_draws_the_same_pictures(pictures: Tensor, tmp_path: Path) -> None:
+    run = stored(write_run(tmp_path / "run"), [100])
+    found = judge_run(run, judge_of(pictures, num=9, seed=3), pictures, workers=0, reporter=QUIET)
+    assert found["judge_seed"] == 3
+    assert found["drawn"] == {"seeds": "0-8", "ema_std": 0.05, "solver": "heun", "steps": 18}
+    how = SampleConfig(solver=found["drawn"]["solver"], steps=found["drawn"]["steps"])
+    npz = generate(run, tmp_path / "s.npz", range(9), how, npz=True, batch_size=9, device="cpu", reporter=QUIET)
+    np.testing.assert_array_equal(found["first"].permute(0, 2, 3, 1).numpy(), np.load(npz)["arr_0"])
