@@ -20,15 +20,22 @@ Labels = dict[str, dict[int, dict[str, Any]]]
 """Label -> seed -> what was recorded of the run."""
 
 _SIZE = (7.2, 4.0)  # inches
+_BEFORE = "-before"
 
 
 def draw_all(name: str, rows: dict[str, Labels], arms: dict[str, str], pictures: Path, folder: Path) -> dict[str, str]:
     """Write NAME-distances.png, -curve.png, -denoising.png and -samples.png into folder; returns file -> caption.
 
-    rows: name -> labels. arms: label -> how it is called; those without a run are left out. pictures: folder of the
-    runs' first samples.
+    rows: name -> labels. arms: label -> how it is called; those without a run are left out, and those of an earlier
+    code (LABEL-before) beside that of today. pictures: folder of the runs' first samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    rows = {
+        row: {
+            label: runs for label, runs in labels.items() if label.removesuffix(_BEFORE) not in labels.keys() - {label}
+        }
+        for row, labels in rows.items()
+    }
     arms = {label: called for label, called in arms.items() if any(labels.get(label) for labels in rows.values())}
     plots = {"distances": _distances, "curve": _curves, "denoising": _denoising}
     for kind, draw in plots.items():
@@ -54,7 +61,7 @@ def _distances(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
     axes.set_xticks(range(len(rows)), list(rows), rotation=30)
     axes.set(ylabel="Frechet distance")
     scale_distances(axes)
-    axes.legend(frameon=False)
+    _legend(figure)
     return figure
 
 
@@ -69,7 +76,7 @@ def _curves(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
                 axes.plot(x, y, ".-", color=colour, linewidth=1, label=None if number else called)
         axes.set(title=row)
     scale_distances(panels[0])  # which all share
-    panels[0].legend(frameon=False, fontsize=7)
+    _legend(figure)
     figure.supxlabel("training pictures seen")
     figure.supylabel("Frechet distance of at most 2,000 samples")
     return figure
@@ -86,7 +93,7 @@ def _denoising(rows: dict[str, Labels], arms: dict[str, str]) -> Any:
                 colour = f"C{list(arms).index(label)}"
                 axes.plot(ours["sigma"], share, ".-", color=colour, linewidth=1, label=None if number else called)
         axes.set(title=row, xscale="log", ylim=(0.5, 1.5))
-    panels[0].legend(frameon=False, fontsize=7)
+    _legend(figure)
     figure.supxlabel("noise level")
     figure.supylabel("error / that of clean only")
     return figure
@@ -103,6 +110,13 @@ def _samples(rows: dict[str, Labels], arms: dict[str, str], pictures: Path, out:
                     lines.append(load_pngs([path]))
     if lines:
         save_grid(out, torch.cat(lines), columns=1)
+
+
+def _legend(figure: Any) -> None:
+    """Above the panels, what any of them shows, once."""
+    shown = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {called: handle for both in shown for handle, called in zip(*both, strict=True)}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
 
 
 def _figure(num: int) -> tuple[Any, Any]:

@@ -11,7 +11,6 @@ from .verdict import Result, by_arm
 
 _SIZE = (6.4, 4.0)  # inches
 _FAR_APART = 4.0  # distances whose ratio exceeds this are drawn on a logarithmic axis
-_FEW_DECADES = 30.0  # ratio of the ends of a logarithmic axis up to which every tick is labelled
 
 
 def draw_plots(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -64,11 +63,14 @@ def _curve(arms: dict[str, dict[int, Result]], axes: Any) -> None:
 
 def scale_distances(axes: Any) -> None:
     """A logarithmic axis of distances where they lie far apart."""
+    from matplotlib.ticker import LogLocator
+
     lowest, highest = axes.dataLim.intervaly
     if lowest > 0 and highest > _FAR_APART * lowest:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}" if highest < _FEW_DECADES * lowest else "")
+        axes.yaxis.set_minor_formatter("")
     else:
         axes.ticklabel_format(axis="y", useOffset=False)
 
