@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import THRESHOLDS, Crossing, Metadata
@@ -22,6 +23,7 @@ from .threshold import decide, decide_per_group
 
 Per = Literal["picture", "source", "label", "quality"]
 Parts = Callable[[], Iterator[pa.Table]]
+_HARDLY = 10.0  # noise level above which training draws less than 1 picture in 500 (ln sigma ~ N(-1.2, 1.2^2))
 _BATCH = 1024  # rows decided at a time, which stay in a core's cache
 
 INSTEAD = "use --sigma-min, --quantile or --rule, or annotate again"
@@ -317,9 +319,6 @@ def _summary(rows: pa.Table, sigma_min: Rows, rule: Rule, reporter: Reporter) ->
         why = " look clean at every noise level:" if rule.needs_curves else ":"
         reporter.say(f"{everywhere:,} of them{why} sigma_min = 0")
     if never.any():
-        names, counts = np.unique(words(rows, "source")[never].astype(str), return_counts=True)
-        most = sorted(zip(counts.tolist(), names.tolist(), strict=True), reverse=True)
-        listed = ", ".join([*(f"{count:,} in {shown(name)}" for count, name in most[:8]), *["..."] * (len(most) > 8)])
         why = (
             " look wrong at every noise level, which noise cannot mend (colour cast, borders, watermarks, other "
             "content?):"
@@ -327,4 +326,21 @@ def _summary(rows: pa.Table, sigma_min: Rows, rule: Rule, reporter: Reporter) ->
         if rule.use == "hi":
             why = " have an interval without an upper end, which is what --use hi takes:"
         why = why if rule.needs_curves else ":"
-        reporter.warn(f"{int(never.sum()):,} of them{why} sigma_min = inf, never used in training: {listed}")
+        reporter.warn(f"{_count(never)} of them{why} sigma_min = inf, never used in training: {_listed(rows, never)}")
+    if (hardly := ~never & (sigma_min > _HARDLY)).any():
+        why = " (colour cast, borders, watermarks, other content?)" if rule.needs_curves else ""
+        reporter.warn(
+            f"{_count(hardly)} of them are trusted only above sigma {_HARDLY:g}, where training hardly ever draws"
+            f"{why}: {_listed(rows, hardly)}"
+        )
+
+
+def _count(chosen: NDArray[np.bool_]) -> str:
+    return f"{int(chosen.sum()):,}"
+
+
+def _listed(rows: pa.Table, chosen: NDArray[np.bool_]) -> str:
+    """How many of the chosen each source has, the most first."""
+    names, counts = np.unique(words(rows, "source")[chosen].astype(str), return_counts=True)
+    most = sorted(zip(counts.tolist(), names.tolist(), strict=True), reverse=True)
+    return ", ".join([*(f"{count:,} in {shown(name)}" for count, name in most[:8]), *["..."] * (len(most) > 8)])

@@ -309,6 +309,17 @@ def test_an_end_that_is_missing_is_not_said_of_how_pictures_look(
     assert "look wrong" not in said
 
 
+def test_what_is_hardly_ever_used_is_counted_by_source(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A colour cast of a small picture takes so much noise, and no more."""
+    rethreshold(manifest, manifest.with_name("out.parquet"), Rule(), reporter=Reporter())
+    assert "hardly ever" not in capsys.readouterr().err
+    rethreshold(manifest, manifest.with_name("far.parquet"), Rule(floor=10.5), reporter=Reporter())
+    said = capsys.readouterr().err
+    assert "5 of them are trusted only above sigma 10, where training hardly ever draws (colour cast" in said
+    assert "other content?): 3 in b, 2 in a" in said
+    assert "1 of them look wrong at every noise level" in said
+
+
 def test_per_label_needs_labels(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rethreshold(manifest, manifest.with_name("out.parquet"), Rule(per="label"), reporter=Reporter())
     assert "1 pictures have no label: they share one threshold" in capsys.readouterr().err
