@@ -13,14 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ambient import __version__, cli
-from ambient.schemas.manifest import read_metadata
+from ambient.schemas.manifest import manifest_schema, read_metadata
 from in_process import run_command
-from manifests import rows, write
+from manifests import METADATA, rows, write
 from photo_pool import write_photo_pool
 
 COMMANDS = {command.callback.__name__: command.callback for command in cli.app.registered_commands}
@@ -61,6 +63,68 @@ def test_threshold_passes_no_epsilon_that_was_not_given(run: Callable, manifest:
     assert "leave out --epsilon" in one_line(
         run("threshold", manifest, "-o", tmp_path / "u.parquet", "--sigma-min", 1, "--epsilon", 0.1)
     )
+
+
+CURVES = [[0.25, 0.5, 0.5, 0.5], [0, 0.25, 0.5, 0.5], [0, 0, 0.25, 0.5], [0, 0, 0, 0.25], [0.5, 0.1, 0.1, 0.5]]
+"""p_clean on the grid 0.01, 0.1, 1, 10; the last one falls again."""
+CROSSINGS = [0.01 * 10**0.8, 0.1 * 10**0.8, 10**0.8, math.inf, 10**0.8125]
+"""Of 0.45, by hand; a fit that rises makes 0.7 / 3 of the first three levels of the last curve."""
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """Five pictures with these curves, and a clean one."""
+    clean = [False] * 5 + [True]
+    table = rows(
+        6,
+        p_clean=[*CURVES, [0.5] * 4],
+        draws=[[50] * 4] * 6,
+        source=[*"ababcd"],
+        label=[0, 0, 1, 1, 2, 0],
+        role=["clean" if c else "pool" for c in clean],
+        sigma_min=[0.0 if c else 9.0 for c in clean],
+        method=["clean" if c else "classifier" for c in clean],
+    )
+    score = pa.array([0.4, 0.3, 0.3, 0.1, 0.05, 0.9], pa.float32())
+    table = table.append_column("noise", score).select(manifest_schema(["noise"]).names)
+    return write(tmp_path / "j.parquet", table, replace(METADATA, draw_noise=[0.02] * 4, fold_spread=[0.05] * 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "method"),
+    [
+        ("", CROSSINGS, "classifier"),
+        ("--epsilon 0.2", [0.01 * 10**0.2, 0.1 * 10**0.2, 10**0.2, math.inf, 10**0.25], "classifier"),
+        ("--crossing first", [*CROSSINGS[:4], 0], "classifier"),
+        ("--floor 0.5", [0.5, *CROSSINGS[1:]], "classifier"),
+        ("--cap 2", [*CROSSINGS[:2], 2, math.inf, 2], "classifier"),
+        ("--per source", [10**0.6, math.inf, 10**0.6, math.inf, CROSSINGS[4]], "source"),
+        ("--per label", [0.1 * 10**0.6] * 2 + [math.inf] * 2 + [CROSSINGS[4]], "label"),
+        ("--per quality --by noise", [CROSSINGS[0], 10**0.6, 10**0.6, math.inf, CROSSINGS[4]], "quality"),
+        ("--sigma-min 2", [2] * 5, "fixed"),
+        ("--rule 'CASE WHEN label = 0 THEN 0.5 ELSE width END'", [0.5, 0.5, 16, 16, 16], "rule"),
+        ("--quantile noise --sigma-min 2", [2] * 5, "quantile"),
+        ("--quantile noise --sigma-min 2 --share 0.3", [0, 0, 0, 2, 2], "quantile"),
+    ],
+)
+def test_every_option_of_threshold_decides(
+    options: str, expected: list[float], method: str, run: Callable, judged: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("threshold", judged, "-o", tmp_path / "t.parquet", *shlex.split(options))
+    assert code == 0, err
+    assert out.count("\n") == 5  # the head, and four sources
+    found = pq.read_table(tmp_path / "t.parquet", columns=["sigma_min", "method"]).to_pydict()
+    assert found["sigma_min"] == pytest.approx([*expected, 0], rel=1e-5)
+    assert found["method"] == [method] * 5 + ["clean"]
+
+
+def test_threshold_takes_the_upper_ends(run: Callable, judged: Path, tmp_path: Path) -> None:
+    for name, options in {"plain": [], "careful": ["--use", "hi"]}.items():
+        assert run("threshold", judged, "-o", tmp_path / name, *options)[0] == 0
+    plain, careful = (pq.read_table(tmp_path / name) for name in ("plain", "careful"))
+    assert careful["sigma_min"].equals(plain["sigma_min_hi"])
+    upper = careful["sigma_min"].to_pylist()
+    assert all(CROSSINGS[i] < upper[i] < math.inf for i in range(3))
 
 
 def test_help_lists_every_command(run: Callable) -> None:

@@ -4,6 +4,7 @@ tests/demo.parquet is the manifest that `ambient demo` wrote on two CPU cores on
 """
 
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -159,3 +160,42 @@ def test_the_tables_on_annotation_are_what_was_measured() -> None:
     spec.loader.exec_module(module)
     page = DOCUMENTS["docs/annotation.md"]
     assert module.with_tables(page, ROOT / "docs" / "annotation") == page
+
+
+def measured(pattern: str) -> dict[str, dict]:
+    """name -> what is in docs/annotation/*.json of these names."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(ROOT.glob(f"docs/annotation/{pattern}.json"))}
+
+
+def test_damages_that_are_known_are_in_the_right_order() -> None:
+    found = measured("orders-*")
+    assert len(found) == 3
+    for name, of in found.items():
+        assert of["in_order"] is True, name
+        medians: dict[str, list[float]] = {}
+        for row in of["rows"]:
+            medians.setdefault(row["damage"].partition("-")[0], []).append(row["median"])
+        assert {kind: len(values) for kind, values in medians.items()} == {"blur": 4, "jpeg": 5, "motion": 3}
+        assert all(values == sorted(set(values)) for values in medians.values()), name
+
+
+def test_annotation_is_near_the_exact_answer() -> None:
+    (found,) = measured("oracle").values()
+    assert len(found["kl"]) == 6
+    assert max(found["kl"].values()) <= 0.01
+    assert set(found["draws"]) == {"8", "16", "64"}
+    for draws, of in found["draws"].items():
+        assert of["spearman"] >= 0.97, draws
+        assert of["median_ln_ratio"] <= 0.08, draws
+        assert len(of["within"]) == len(found["blurs"]) == 3
+        assert min(of["within"]) >= 0.75, draws
+        assert 0.85 <= of["covers_own"] <= 0.95, draws
+        assert 0.85 <= of["covers_optimal"] <= 0.95, draws
+
+
+def test_the_search_agrees_with_the_dense_protocol() -> None:
+    found = measured("dense-*")
+    assert len(found) == 3
+    for name, of in found.items():
+        assert of["first"]["spearman"] >= 0.97, name
+        assert of["first"]["median_ln_ratio"] <= 0.08, name

@@ -22,6 +22,7 @@ from ambient.curate.crossfit import CrossFitted, folds_of
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
 from ambient.curate.identity import work_id_of
+from ambient.curate.learn import warn_of_confounds
 from ambient.curate.networks import ScoreConfig
 from ambient.curate.noise import names_of
 from ambient.curate.noisy import Sample
@@ -326,6 +327,33 @@ def test_p_clean_and_epsilon(small: Path, stub: Stub) -> None:
     config = AnnotateConfig(clean=small / "clean", draws=1, epsilon=0.1)
     again = rows_of(annotate(small, small.parent / "m.parquet", config, overwrite=True))
     assert again["soft/000.png"]["sigma_min"] == 0.0
+
+
+@pytest.mark.parametrize("brightened", [0, 60])
+def test_a_clean_set_of_another_brightness_is_said(
+    tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], brightened: int
+) -> None:
+    """It is lighter, the rest is blurred: only the first counts as content."""
+    stub()
+    monkeypatch.setattr(learn, "warn_of_confounds", warn_of_confounds)
+    pool = write_photo_pool(tmp_path / "pool", clean=100, per_blur=50)
+    for path in (pool / "clean").iterdir():
+        Image.open(path).point(lambda level: level + brightened).save(path)
+    run(pool)
+    said = [line for line in capsys.readouterr().err.splitlines() if "differ in content" in line]
+    assert len(said) == bool(brightened)
+    assert all("warning: clean and other" in line and "by brightness alone with 0." in line for line in said)
+
+
+@pytest.mark.parametrize("few", [12, 13])
+def test_a_small_clean_set_is_said(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], few: int
+) -> None:
+    stub()
+    monkeypatch.setattr(learn, "_SMALL", few)
+    run(small)
+    said = "warning: only 12 clean pictures: thresholds are rough, and their intervals wide"
+    assert (said in capsys.readouterr().err) == (few == 13)
 
 
 @pytest.mark.parametrize("turned", [True, False])

@@ -159,6 +159,44 @@ def test_interval_holds_the_truth_nine_times_in_ten(draws: int) -> None:
     assert 0.85 <= ((lo <= truth) & (truth <= hi)).mean() <= 0.97
 
 
+def test_a_level_counts_by_its_draws() -> None:
+    """By hand: 3 draws of 0.6 and 1 or 9 of 0.2 after them make 0.5 or 0.3, so that tau is passed before or after."""
+    grid, mean = np.array([1.0, 4.0, 16.0, 64.0]), np.array([[0.4, 0.6, 0.2, 0.9]] * 2)
+    count = np.array([[3.0, 3.0, 1.0, 3.0], [3.0, 3.0, 9.0, 3.0]])
+    found, _, _ = decide(mean, count, grid, 0.05, noise=np.full(4, 1e-9))
+    # The second: (3 * 0.4 + 3 * 0.6 + 9 * 0.2) / 15 = 0.32 up to 16, and 0.9 at 64.
+    np.testing.assert_allclose(found, [4**0.5, 16 * 4 ** (0.13 / 0.58)], rtol=1e-12)
+
+
+def test_decide_against_scipys_fit_of_unequal_draws() -> None:
+    """As the search leaves them: most where the curve crosses."""
+    random = np.random.default_rng(8)
+    mean, count = gaussian_draws(300, 2, random).mean(axis=2), random.choice([2.0, 10.0, 26.0], (300, len(GRID)))
+    found, _, _ = decide(mean, count, GRID, 0.05, noise=np.full(48, 0.5))
+    weighted, equal = (
+        crossing(np.stack([isotonic_regression(m, weights=w).x for m, w in zip(mean, by, strict=True)]), GRID, TAU)
+        for by in (count, np.ones_like(count))
+    )
+    np.testing.assert_allclose(found, weighted, rtol=1e-9)
+    assert (np.abs(np.log(weighted / equal)) > 0.01).mean() > 0.5
+
+
+def test_intervals_of_unequal_draws_against_a_bootstrap_with_scipys_fit() -> None:
+    """The same curve with its draws where it crosses, and where it does not: the first interval is much narrower."""
+    curve, noise, random = logistic_curve(0.0), np.full(48, 0.05), np.random.default_rng(9)
+    near = np.abs(np.log(GRID)) < 1.0
+    counts = np.stack([np.where(near, 40.0, 2.0), np.where(near, 2.0, 40.0)])
+    _, lo, hi = decide(np.stack([curve] * 2), counts, GRID, 0.05, noise=noise)
+    for count, *found in zip(counts, lo, hi, strict=True):
+        scatter = np.sqrt(noise * curve * (1 - curve) / count)
+        resampled = curve + scatter * random.standard_normal((2000, 48))
+        fits = np.stack([isotonic_regression(one, weights=count).x for one in resampled])
+        ends = np.log(np.quantile(crossing(fits, GRID, TAU), [0.05, 0.95]))
+        np.testing.assert_allclose(np.log(found), ends, atol=0.2 * (ends[1] - ends[0]))
+    widths = np.log(hi / lo)
+    assert widths[1] > 2 * widths[0]
+
+
 def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     given = draws_of(logistic_curve(0.0), 20, 8, np.random.default_rng(3))
     noise = np.full(48, 0.7)
