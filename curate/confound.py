@@ -11,7 +11,7 @@ from torch import Tensor
 from .noisy import Sample
 from .units import to_unit
 
-_SIDE = 4  # pixels that are left
+_SIDE, _CELL = 4, 16  # pixels that are left, at most, of at least so many: finer ones would see a heavy blur itself
 _RIDGE = 1.0
 _LIMIT, _ERRORS = 0.6, 3.0  # accuracy that is worth a word, and standard errors above chance
 _MOST = 4096
@@ -19,7 +19,7 @@ _MOST = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """How well 4x4 thumbnails of two sets are told apart: balanced accuracy on held-out folds, 0.5 is chance.
+    """How well thumbnails of two sets are told apart: balanced accuracy on held-out folds, 0.5 is chance.
 
     error: its standard error by chance. by: the same where only one thing is looked at, its name -> accuracy.
     """
@@ -45,7 +45,7 @@ class Content:
 
 @torch.inference_mode()
 def content_of(clean: Sample, other: Sample, folds: tuple[Tensor, Tensor], num_folds: int) -> Content:
-    """How well 4x4 thumbnails tell two sets apart: all of it, brightness, colour, and contrast.
+    """How well thumbnails of at most 4x4 pixels tell two sets apart: all of it, brightness, colour, and contrast.
 
     A ridge regression, of all of it on values and squares. folds: (N,) int64 of each set.
     """
@@ -58,10 +58,9 @@ def content_of(clean: Sample, other: Sample, folds: tuple[Tensor, Tensor], num_f
         return _accuracy(x, is_clean, fold, num_folds)
 
     mean, channels = cells.mean(dim=(1, 2, 3)), cells.mean(dim=(2, 3))
-    by = {
-        "brightness": accuracy(mean[:, None]),
-        "contrast": accuracy(cells.std(dim=(2, 3)).mean(dim=1, keepdim=True)),
-    }
+    by = {"brightness": accuracy(mean[:, None])}
+    if cells.shape[-1] > 1:
+        by["contrast"] = accuracy(cells.std(dim=(2, 3)).mean(dim=1, keepdim=True))
     if cells.shape[1] > 1:
         by["colour"] = accuracy(channels - mean[:, None])
     error = 0.5 * (0.25 / num_clean + 0.25 / (len(cells) - num_clean)) ** 0.5
@@ -86,6 +85,6 @@ def _accuracy(x: Tensor, is_clean: Tensor, fold: Tensor, num_folds: int) -> floa
 
 
 def _thumbnails(pictures: Tensor) -> Tensor:
-    """(N, C, 4, 4) mean of each cell."""
+    """(N, C, S, S) mean of each cell."""
     x = to_unit(pictures) if pictures.dtype == torch.uint8 else pictures
-    return torch.nn.functional.adaptive_avg_pool2d(x, _SIDE)
+    return torch.nn.functional.adaptive_avg_pool2d(x, max(1, min(_SIDE, x.shape[-1] // _CELL)))

@@ -157,7 +157,7 @@ def warn_of_confounds(clean: Sample, other: Sample, seed: int, run: Run) -> None
         causes = [f"by {name} alone with {accuracy:.2f}" for name, accuracy in content.causes.items()]
         how = ", ".join(causes or ["by what is where: another subject, or another camera"])
         run.reporter.warn(
-            "clean and other pictures differ in content, not only in quality: as thumbnails of 4x4 pixels they are "
+            "clean and other pictures differ in content, not only in quality: as thumbnails of a few pixels they are "
             f"told apart with balanced accuracy {content.accuracy:.2f} (0.5 is chance), {how}. That counts as quality, "
             "and sigma_min comes out too high: choose clean pictures of the others' kind"
         )

@@ -33,6 +33,13 @@ def test_damage_is_no_confound(num: int, blur: float) -> None:
     assert abs(found.accuracy - 0.5) < (0.2 if num == 40 else 0.08)
 
 
+@pytest.mark.parametrize("resolution", [8, 16, 64])
+@pytest.mark.parametrize("blur", [1.0, 3.0])
+def test_damage_of_small_and_large_pictures_is_none_either(resolution: int, blur: float) -> None:
+    fields = Fields(resolution=resolution)
+    assert not content(fields.draw(400, seed=1), fields.draw(1200, blur=blur, seed=2)).differs
+
+
 def test_another_brightness_contrast_or_subject_is_and_is_named() -> None:
     clean, other = FIELDS.draw(300, seed=3), FIELDS.draw(900, blur=1.0, seed=4)
     gradient = torch.linspace(-0.4, 0.4, 32).expand(32, 32)
