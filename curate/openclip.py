@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..schemas.errors import UserError
-from .weights import given, missing, quiet, reachable
+from .weights import fetching, given, missing, quiet, reachable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,7 @@ def _fetched(measure: str, name: str, pretrained: str, bare: torch.nn.Module) ->
     if not reachable(host):
         num_bytes = sum(p.numel() for p in bare.parameters()) * 4
         raise missing(measure, wanted, place, num_bytes, host.split("/")[2] if "//" in host else host)
-    with quiet():
+    with fetching(measure), quiet():
         return str(download_pretrained(source))
 
 

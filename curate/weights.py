@@ -24,6 +24,19 @@ def missing(name: str, file: str, destination: str, num_bytes: int | None, host:
     )
 
 
+@contextlib.contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """A fetch of weights that fails, in whatever way of its library, is one line with its cause."""
+    try:
+        yield
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"the weights of {name} cannot be fetched ({cause}): try again, or name a local copy with "
+            f"--weights {name}=FILE"
+        ) from error
+
+
 def given(name: str, file: str) -> str:
     """The path of weights that the user named. Raises UserError when it is no file."""
     if not Path(file).is_file():

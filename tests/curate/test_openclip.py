@@ -62,6 +62,17 @@ def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
         load("clipiqa", "RN51", ClipConfig(), CPU)
 
 
+def test_a_fetch_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(_: dict) -> str:
+        raise OSError("No space left on device\nin the cache")
+
+    monkeypatch.setattr(openclip, "reachable", lambda _: True)
+    monkeypatch.setattr(openclip, "_in_hub_cache", lambda *_: None)
+    monkeypatch.setattr(pretrained, "download_pretrained", fetch)
+    with pytest.raises(UserError, match=r"weights of clipiqa cannot be fetched \(OSError: No space left on device in"):
+        load("clipiqa", "RN50", ClipConfig(pretrained="openai"), CPU)
+
+
 def test_a_host_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     assert not weights.reachable("https://127.0.0.1:9/file")

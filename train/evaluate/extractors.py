@@ -1,9 +1,8 @@
 """Where features come from: built in, Inception-v3, timm's networks, open_clip's, or a file of the user's."""
 
-import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ...curate import digests, openclip
 from ...curate.openclip import ClipConfig
-from ...curate.weights import given, missing, quiet, reachable
+from ...curate.weights import fetching, given, missing, quiet, reachable
 from ...schemas.errors import UserError
 from . import texture
 from .labelled import load_classifier
@@ -135,8 +134,7 @@ def _open_clip(name: str, model: str, weights: Path | None, device: torch.device
     """The picture half of a CLIP network of open_clip, MODEL or MODEL/TAG, as in CMMD (arXiv 2401.09603)."""
     model, _, tag = model.partition("/")
     config = ClipConfig(pretrained=tag or "openai", weights=str(weights) if weights else None)
-    with _fetching(name):
-        network, file = openclip.load(name, model, config, torch.device("cpu"))  # of which half is needed on the device
+    network, file = openclip.load(name, model, config, torch.device("cpu"))  # of which half is needed on the device
     side, mean, std = openclip.shown_as(network)
     return _network(name, network.visual, Path(file), device, side=side, mean=mean, std=std)
 
@@ -239,7 +237,7 @@ def _cached_by_torch(name: str, url: str, num_bytes: int) -> Path:
     if not path.exists():
         if not reachable(url):
             raise missing(name, path.name, str(path), num_bytes, url.split("/")[2])
-        with _fetching(name):
+        with fetching(name):
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), progress=False)
     return path
@@ -259,23 +257,8 @@ def _cached_by_hub(name: str, network: nn.Module) -> Path:
         num_bytes = sum(weight.numel() for weight in network.parameters()) * 4
         place = f"{constants.HF_HUB_CACHE} (as huggingface_hub keeps {repository})"
         raise missing(name, f"{repository}/model.safetensors", place, num_bytes, constants.ENDPOINT.split("/")[2])
-    with _fetching(name), quiet():
+    with fetching(name), quiet():
         return Path(hf_hub_download(repository, "model.safetensors"))
-
-
-@contextlib.contextmanager
-def _fetching(name: str) -> Iterator[None]:
-    """A fetch of weights that fails, in whatever way of its library, is one line with its cause."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"the weights of {name} cannot be fetched ({cause}): try again, or name a local copy with "
-            f"--weights {name}=FILE"
-        ) from error
 
 
 def _no_package(name: str, package: str) -> UserError:
