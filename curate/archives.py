@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from . import files
 from .files import File, identity_of, open_file
+from .processes import untimed
 
 _MAX_OPEN = 32  # archives at a time; what was listed of the others is kept
 
@@ -118,11 +119,17 @@ def read_member(archive: str, member: str, count: int = -1) -> bytes:
     """
     key, file = _opened(archive)
     offset, size, packed, method, crc = _indexed(key, file, archive).place(member)
-    if max(size, packed) > files.MAX_BYTES:
+    if count < 0 and size > files.MAX_BYTES:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    wanted = size if count < 0 else min(size, count)
     if method < 0:
-        return _exactly(file, offset, size if count < 0 else min(size, count))
-    return _unzip(file, offset, size, packed, method, crc, count)
+        return _exactly(file, offset, wanted)
+    data = _unzip(file, offset, wanted, packed, method)
+    if wanted < size:
+        return data[:wanted]
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise zipfile.BadZipFile("its bytes are not what the archive's list says (length or CRC-32)")
+    return data
 
 
 def close_archives() -> None:
@@ -160,7 +167,8 @@ def _indexed(key: _Key, file: File, archive: str) -> Index:
         with _listing:  # of threads that come at the same time one lists, and the others wait
             index = _indices.get(key)
             if index is None:
-                listing = _list(file, archive)
+                with untimed():
+                    listing = _list(file, archive)
                 index = _indices[key] = _index(listing, _hashes(listing))
     return index
 
@@ -250,22 +258,17 @@ def _hash(name: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
 
 
-def _unzip(file: File, offset: int, size: int, packed: int, method: int, crc: int, count: int) -> bytes:
-    """A member of a zip archive, its CRC checked when it is read whole. Never longer than the archive's list says."""
+def _unzip(file: File, offset: int, wanted: int, packed: int, method: int) -> bytes:
+    """The first ``wanted`` bytes of a member of a zip archive, and up to one more, so that a longer one is seen.
+
+    Neither what is read nor what it becomes is much larger: no bomb goes off.
+    """
     header = _exactly(file, offset, _ZIP_HEADER)
     if header[:4] != b"PK\3\4":
         raise zipfile.BadZipFile("there is no member where the archive's list says")
     start = offset + _ZIP_HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    wanted = size if count < 0 else min(size, count)
-    data = _exactly(file, start, packed if count < 0 else min(packed, count + 1024))
-    if method == _DEFLATED:
-        # One byte more than wanted: so that a member that is longer than it says is seen, and no bomb goes off.
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, wanted + 1)
-    if count >= 0:
-        return data[:wanted]
-    if len(data) != size or zlib.crc32(data) != crc:
-        raise zipfile.BadZipFile("its bytes are not what the archive's list says (length or CRC-32)")
-    return data
+    data = _exactly(file, start, min(packed, wanted + wanted // 8 + 1024))  # deflate adds an eighth at the very worst
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, wanted + 1) if method == _DEFLATED else data
 
 
 def _exactly(file: File, offset: int, count: int) -> bytes:

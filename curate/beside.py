@@ -14,6 +14,7 @@ LABELS_FILE = "dataset.json"
 LABELS, CAPTIONS = ("label", "cls", "class"), ("caption", "text", "prompt")
 """Names under which they are found in JSON and in columns of tables."""
 
+LABELS_MAX_BYTES = 64 << 20  # the 1.3 million labels of ImageNet take 45 MiB
 _MAX_BYTES = 1 << 20  # of one file beside a picture
 _CLASSES = range(2**31)
 
@@ -78,9 +79,11 @@ def as_label(value: Any) -> int | None:
 def labels_from(text: bytes) -> dict[str, Any]:
     """File name -> what is said to be its label, of a ``dataset.json``: {"labels": [[name, label], ...]}.
 
-    Raises ValueError for what is none.
+    Raises ValueError for what is none, or is larger than LABELS_MAX_BYTES.
     """
+    if len(text) > LABELS_MAX_BYTES:
+        raise ValueError(f"it is larger than {LABELS_MAX_BYTES >> 20} MiB")
     try:
         return dict(json.loads(text)["labels"] or [])
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, RecursionError) as error:
         raise ValueError("it has no list of names and labels") from error

@@ -28,7 +28,7 @@ from .images import U8, decode, unusable
 from .parallel import map_in_order
 from .pool import Record, content_id, find, scan
 from .remote import address
-from .uris import Roots, read_bytes, split_uri
+from .uris import Roots, encoded, split_uri
 from .whole import PARTIAL, is_whole_png, replacing, write_whole, writing
 
 __all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
@@ -256,9 +256,9 @@ def _write(task: _Task, out: Path, roots: Roots, seed: int) -> dict[str, Any]:
 
 def _pixels(record: Record, roots: Roots) -> U8:
     try:
-        data = read_bytes(record["uri"], roots)
-        if content_id(data) == record["id"]:
-            return decode(data).pixels
+        with encoded(record["uri"], roots) as data:
+            if content_id(data) == record["id"]:
+                return decode(data).pixels
         reason = "it has changed"
     except Exception as error:  # noqa: BLE001 (any file may fail in any way)
         reason = unusable(error).reason

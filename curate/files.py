@@ -64,9 +64,10 @@ def read_file(path: str, count: int = -1) -> bytes:
     if is_remote(path):
         return read_remote(path, count, MAX_BYTES)
     with open(path, "rb", opener=open_regular) as file:
-        if count < 0 and os.fstat(file.fileno()).st_size > MAX_BYTES:
+        size = os.fstat(file.fileno()).st_size
+        if count < 0 and size > MAX_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-        return file.read(count)
+        return file.read(min(count, size))
 
 
 def open_regular(path: str, flags: int) -> int:

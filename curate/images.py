@@ -16,9 +16,10 @@ from PIL import Image, UnidentifiedImageError
 
 from ..schemas.space import Space
 from . import digests
-from .parallel import exclusive, map_in_order
+from .parallel import map_in_order
+from .processes import LateError, exclusive
 from .remote import is_remote
-from .uris import Roots, read_bytes
+from .uris import Roots, encoded
 
 U8 = npt.NDArray[np.uint8]
 
@@ -26,6 +27,7 @@ MAX_PIXELS = 2**27
 MIN_SIDE = 8
 MAX_SCANS = 100  # of a progressive JPEG, each as much work as the whole picture; encoders make about ten
 
+_HEAVY_PIXELS, _HEAVY_SCANS = 2**26, 16  # of a picture that may take a minute
 _LARGE = 2**24  # pixels: of larger pictures one is decoded at a time, so that workers do not add up their memory
 _STRIP = 2**18  # pixels that are converted at a time
 
@@ -92,10 +94,10 @@ def decode(data: bytes) -> Picture:
     if not data:
         raise Unusable("unreadable", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
+        with _opened(data) as image:
             form = (image.format or "").lower()
             _check_size(image.size, form)
-            if _has_too_many_scans(data):
+            if _has_more_scans(data, MAX_SCANS):
                 raise Unusable("unreadable", f"a JPEG of more than {MAX_SCANS} scans", size=image.size, form=form)
             with exclusive() if image.width * image.height > _LARGE else nullcontext():
                 image.load()
@@ -104,6 +106,20 @@ def decode(data: bytes) -> Picture:
         raise Unusable("too_large", f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise unusable(error) from error
+
+
+def is_heavy(data: bytes) -> bool:
+    """Whether decoding may take seconds to minutes: over 64 million pixels by the header, or many JPEG scans."""
+    try:
+        with _opened(data) as image:
+            return image.width * image.height > _HEAVY_PIXELS or _has_more_scans(data, _HEAVY_SCANS)
+    except Exception:  # noqa: BLE001 (decoders raise nearly anything on damaged data)
+        return False
+
+
+def _opened(data: bytes) -> Image.Image:
+    """A picture of which the header has been read. Raises what decoders raise."""
+    return Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
 
 
 def fit(pixels: U8, space: Space) -> U8:
@@ -128,10 +144,10 @@ def fit(pixels: U8, space: Space) -> U8:
 def load(uri: str, space: Space, roots: Roots, content_id: str | None = None) -> U8:
     """The picture at a uri in the Space: (C, R, R) uint8. Whatever fails raises Unusable, also another content_id."""
     try:
-        data = read_bytes(uri, roots)
-        if content_id not in (None, digests.of_bytes(data)):
-            raise Unusable("unreadable", "it was changed while the pool was being annotated")
-        return fit(decode(data).pixels, space)
+        with encoded(uri, roots) as data:
+            if content_id not in (None, digests.of_bytes(data)):
+                raise Unusable("unreadable", "it was changed while the pool was being annotated")
+            return fit(decode(data).pixels, space)
     except Exception as error:  # any file may fail in any way
         raise unusable(error) from error
 
@@ -142,11 +158,16 @@ def load_many(
     """(index, pixels (C, R, R) uint8 or why there are none) of each uri, in order.
 
     ids: content ids that the pictures must have. workers: threads, or processes for many pictures, that read and decode
-    ahead within a bounded window; 0 does it in this thread. The results do not depend on it.
+    ahead within a bounded window; 0 does it in this thread. The results do not depend on it, but for a picture that
+    takes a process more than LIMIT_S.
     """
     look, local = partial(_load_or_reason, space=space, roots=roots), not any(map(is_remote, roots.values()))
     wanted = list(zip(uris, [None] * len(uris) if ids is None else ids, strict=True))
-    yield from enumerate(map_in_order(look, wanted, workers=workers, processes=local))
+    yield from enumerate(map_in_order(look, wanted, workers=workers, processes=local, late=_late))
+
+
+def _late(_wanted: tuple[str, str | None], error: LateError) -> U8 | Unusable:
+    return unusable(error)
 
 
 def _load_or_reason(wanted: tuple[str, str | None], space: Space, roots: Roots) -> U8 | Unusable:
@@ -184,16 +205,16 @@ def _check_size(size: tuple[int, int], form: str) -> None:
         raise Unusable("too_small", reason, size=size, form=form)
 
 
-def _has_too_many_scans(data: bytes) -> bool:
-    """Whether a JPEG has more than MAX_SCANS scans. Bytes like a scan's marker in metadata or a trailer are none."""
-    if not data.startswith(_JPEG_START) or data.count(_SCAN) <= MAX_SCANS:  # markers are walked in odd files only
+def _has_more_scans(data: bytes, most: int) -> bool:
+    """Whether a JPEG has more than so many scans. Bytes like a scan's marker in metadata or a trailer are none."""
+    if not data.startswith(_JPEG_START) or data.count(_SCAN) <= most:  # markers are walked in odd files only
         return False
     scans, at = 0, len(_JPEG_START)
-    while scans <= MAX_SCANS and (marker := _MARKER.search(data, at)) and marker[0] != _JPEG_END:
+    while scans <= most and (marker := _MARKER.search(data, at)) and marker[0] != _JPEG_END:
         scans += marker[0] == _SCAN
         length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")  # of the segment with these two bytes
         at = marker.end() + max(2, length)
-    return scans > MAX_SCANS
+    return scans > most
 
 
 def _to_rgb(image: Image.Image) -> U8:

@@ -10,7 +10,7 @@ from functools import partial
 from ..schemas.errors import UserError
 from .archives import index_of, members, read_member
 from .aside import Aside, shortened
-from .beside import EXTENSIONS, LABELS_FILE, Known, as_label, find_beside, labels_from, stem_of
+from .beside import EXTENSIONS, LABELS_FILE, LABELS_MAX_BYTES, Known, as_label, find_beside, labels_from, stem_of
 from .files import open_file, read_file
 from .images import unusable
 from .parquet import name_of, open_table
@@ -219,10 +219,13 @@ def _packed_tar(path: str) -> Entry:
     return Entry(path=path, problem="members of a compressed tar cannot be found without unpacking it: decompress it")
 
 
-def _labels(read: Callable[[], bytes], aside: Aside) -> dict[str, int]:
-    """Of a ``dataset.json``, or none where there is no such file or it says something else, which is noted."""
+def _labels(read: Callable[[int], bytes], aside: Aside) -> dict[str, int]:
+    """Of a ``dataset.json``, or none where there is no such file or it says something else, which is noted.
+
+    read: its first bytes.
+    """
     try:
-        text = read()
+        text = read(LABELS_MAX_BYTES + 1)
     except Exception:  # noqa: BLE001 (nearly always that there is none; each kind of storage raises its own)
         return {}
     try:

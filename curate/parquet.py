@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from .beside import CAPTIONS, LABELS, Known, known_from
 from .files import identity_of, open_file
+from .processes import untimed
 
 _IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 PATHS = ("path", "file", "file_name", "filename", "uri", "url", "image")
@@ -85,7 +86,7 @@ class PictureTable:
             raise KeyError(f"the file has {len(self):,} rows")
         group = bisect_right(self._ends, row)
         place = row - (self._ends[group - 1] if group else 0)
-        with self._lock:
+        with self._lock, untimed():  # in a process that is new all rows of the group that lie before are read first
             value = self._batch(group, place // self._rows)[place % self._rows]
         data: bytes | None = value.as_py()
         if data is None:

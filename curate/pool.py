@@ -1,6 +1,7 @@
 """Find every picture of a pool and describe each in one record. Nothing is left out silently."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,13 @@ from . import digests
 from .aside import Aside
 from .beside import read_beside
 from .candidates import Candidate, Candidates
-from .images import Unusable, decode, unusable
+from .images import Unusable, decode, is_heavy, unusable
 from .listing import PACKED_TARS, Entry, list_file, list_folder, list_remote, readable
-from .parallel import map_in_order
+from .parallel import apart, map_in_order
+from .processes import LateError, is_worker
 from .remote import is_remote, is_remote_folder
 from .scores import SCORES, score
-from .uris import Roots, first_dot, is_archive, make_uri, read_bytes
+from .uris import Roots, encoded, first_dot, is_archive, make_uri, read_bytes
 
 Record = dict[str, Any]
 Duplicates = Literal["mark", "keep"]
@@ -60,11 +62,14 @@ def scan(found: Found, roots: Roots, *, workers: int) -> Iterator[Record]:
     """One record per candidate, in order: the columns of schemas.manifest.RECORD and one float or None per score.
 
     Each file is read once. A picture that cannot be used has a status and a reason; id (BLAKE2b-128 of the encoded
-    bytes, in hex) is None only where no bytes could be read. Every role is ``pool``.
-    workers: threads or processes, see map_in_order.
+    bytes, in hex) is None only where no bytes could be read, or a process took longer than LIMIT_S from reading them
+    to the scores. Every role is ``pool``.
+    workers: threads or processes, see map_in_order. Threads leave to processes what may take long by its header; what
+    else they do, reading above all, takes the time it takes.
     """
     local = not any(map(is_remote, roots.values()))
-    return map_in_order(partial(_record, roots=roots), found.candidates, workers=workers, processes=local)
+    look = partial(_record, roots=roots)
+    return map_in_order(look, found.candidates, workers=workers, processes=local, late=_late)
 
 
 def to_table(records: Iterable[Record]) -> pa.Table:
@@ -155,20 +160,41 @@ def _source(entry: Entry, root: str) -> str:
 
 
 def _record(candidate: Candidate, roots: Roots) -> Record:
-    record: Record = {**dict.fromkeys([*RECORD.names, *SCORES]), "uri": candidate.uri, "source": candidate.source}
-    record |= {"role": "pool", "status": "unreadable", "reason": candidate.problem}
-    record |= {"label": candidate.label, "caption": candidate.caption}
+    record = _unread(candidate)
     if candidate.problem is not None:
         return record
-    try:
-        data = read_bytes(candidate.uri, roots)
+    with ExitStack() as reading:
+        try:
+            data = reading.enter_context(encoded(candidate.uri, roots))
+        except Exception as error:  # noqa: BLE001 (any file may fail in any way: each is one row, and the run goes on)
+            return record | _failure(unusable(error))
         record |= {"id": content_id(data), "num_bytes": len(data)}
+        record |= apart(_seen, data, _not_seen) if not is_worker() and is_heavy(data) else _seen(data)
+    return record | told(candidate, roots) if record["status"] == "ok" else record
+
+
+def _unread(candidate: Candidate) -> Record:
+    record: Record = {**dict.fromkeys([*RECORD.names, *SCORES]), "uri": candidate.uri, "source": candidate.source}
+    record |= {"role": "pool", "status": "unreadable", "reason": candidate.problem}
+    return record | {"label": candidate.label, "caption": candidate.caption}
+
+
+def _late(candidate: Candidate, error: LateError) -> Record:
+    return _unread(candidate) | _failure(unusable(error))
+
+
+def _seen(data: bytes) -> Record:
+    """What decoding an encoded picture tells."""
+    try:
         picture = decode(data)
-    except Exception as error:  # noqa: BLE001 (any file may fail in any way: each is one row, and the run goes on)
-        return record | _failure(unusable(error))
+    except Unusable as error:
+        return _failure(error)
     size = {"width": picture.width, "height": picture.height, "format": picture.format}
-    record |= size | score(picture.pixels) | {"status": "ok", "reason": None}
-    return record | told(candidate, roots)
+    return size | score(picture.pixels) | {"status": "ok", "reason": None}
+
+
+def _not_seen(_data: bytes, error: LateError) -> Record:
+    return _failure(unusable(error))
 
 
 def told(candidate: Candidate, roots: Roots) -> Record:

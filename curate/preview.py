@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .images import Unusable, decode
 from .parallel import map_in_order
-from .uris import Roots, read_bytes
+from .uris import Roots, encoded
 from .whole import replacing
 
 _COLUMNS, _ROWS = 8, 2  # of each of the four parts
@@ -56,7 +56,8 @@ def write_preview(
 def _thumb(uri: str, roots: Roots) -> Image.Image:
     """The picture with its longer side at _THUMB pixels; a dark red square where it cannot be read any more."""
     try:
-        image = Image.fromarray(decode(read_bytes(uri, roots)).pixels)
+        with encoded(uri, roots) as data:
+            image = Image.fromarray(decode(data).pixels)
     except (Unusable, OSError, KeyError, RuntimeError):
         return Image.new("RGB", (_THUMB, _THUMB), _MISSING)
     factor = _THUMB / max(image.size)

@@ -33,7 +33,7 @@ from .remote import is_remote
 from .reporter import Advance, Reporter
 from .scorers import measure_all
 from .scores import SCORES, score
-from .uris import Roots, read_bytes, relocated, split_uri
+from .uris import Roots, encoded, read_bytes, relocated, split_uri
 from .weights import given
 
 ROWS_PER_PART = 1024
@@ -213,14 +213,14 @@ def _score_part(
     def look(picture: tuple[str, str]) -> tuple[Values, dict[str, list[U8]], str | None]:
         """Everything that a thread can do with a picture: built-in values, and the pieces for each network."""
         try:
-            data = read_bytes(picture[0], roots)
-            if content_id(data) != picture[1]:
-                raise Unusable("unreadable", "its content is not what it was")
-            pixels = decode(data).pixels
-            done: Values = score(pixels) if set(names) & set(SCORES) else {}
-            if "phash" in names:
-                done["phash"] = duplicates.phash(pixels)
-            return done, {scorer.name: scorer.cut(pixels) for scorer in networks.scorers}, None
+            with encoded(picture[0], roots) as data:
+                if content_id(data) != picture[1]:
+                    raise Unusable("unreadable", "its content is not what it was")
+                pixels = decode(data).pixels
+                done: Values = score(pixels) if set(names) & set(SCORES) else {}
+                if "phash" in names:
+                    done["phash"] = duplicates.phash(pixels)
+                return done, {scorer.name: scorer.cut(pixels) for scorer in networks.scorers}, None
         except Exception as error:  # noqa: BLE001 (any file may fail in any way: it has no scores, and the run goes on)
             return {}, {}, unusable(error).reason
 

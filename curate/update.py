@@ -23,7 +23,7 @@ from .parallel import map_in_order
 from .pool import Duplicates, Found, content_id, replaced, settle_duplicates
 from .reporter import Reporter
 from .rethreshold import DECIDED_AGAIN
-from .uris import Roots, read_bytes
+from .uris import Roots, encoded
 
 _NAMED = 5  # pictures that a message names
 
@@ -130,7 +130,8 @@ def _unchanged(old: pa.Table, found: Found, roots: Roots, workers: int, reporter
 
 def _id_now(uri: str, roots: Roots) -> str | None:
     try:
-        return content_id(read_bytes(uri, roots))
+        with encoded(uri, roots) as data:
+            return content_id(data)
     except Exception:  # noqa: BLE001 (it will be read again, and the reason written down)
         return None
 

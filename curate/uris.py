@@ -13,11 +13,14 @@ A root is a folder, an archive or a list of paths, with a name; roots map names 
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..schemas.errors import UserError
 from ..schemas.manifest import MAIN_ROOT
 from . import archives, parquet
 from .files import read_file
+from .processes import exclusive
 
 Roots = dict[str, str]
 """Name -> absolute path of a folder, an archive or a list of paths. ``pool`` is the one whose uris carry no name."""
@@ -27,6 +30,8 @@ ARCHIVES = ("zip", "tar", "parquet")
 
 LIST = ".txt"
 """Ending of a root that lists paths, one a line."""
+
+_LARGE = 64 << 20  # bytes: of larger pictures one is in memory at a time, encoded and while it is decoded
 
 _BANGS = re.compile(f"(?:{'|'.join(rf'(?<=[.]{extension})' for extension in ARCHIVES)})(!+)(?=/)", re.IGNORECASE)
 
@@ -79,6 +84,18 @@ def read_bytes(uri: str, roots: Roots, count: int = -1) -> bytes:
     """
     root, path, member = split_uri(uri, roots)
     return _read(f"{root}/{path}" if path else root, member, count)
+
+
+@contextmanager
+def encoded(uri: str, roots: Roots) -> Iterator[bytes]:
+    """All of read_bytes, to be decoded within the block: until it ends no other worker holds a picture above 64 MiB."""
+    data = read_bytes(uri, roots, _LARGE + 1)
+    if len(data) <= _LARGE:
+        yield data
+        return
+    del data
+    with exclusive():
+        yield read_bytes(uri, roots)
 
 
 def close_archives() -> None:

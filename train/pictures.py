@@ -21,7 +21,7 @@ from ..curate.parallel import map_in_order
 from ..curate.pool import content_id
 from ..curate.remote import is_remote
 from ..curate.units import to_unit
-from ..curate.uris import read_bytes
+from ..curate.uris import encoded
 from ..curate.whole import PARTIAL, replacing, writing
 from ..schemas.errors import UserError
 from .batches import Batch
@@ -213,11 +213,11 @@ def load_row(rows: Rows, row: int) -> U8:
     """The picture of a row in the Space. Raises UserError where its bytes cannot be used or are not the annotated."""
     picture: U8 | Unusable
     try:
-        data = read_bytes(rows.uri(row), rows.roots)
-        if content_id(data) != rows.ids[row].as_py():
-            picture = Unusable("unreadable", "its content is not what was annotated")
-        else:
-            picture = fit(decode(data).pixels, rows.space)
+        with encoded(rows.uri(row), rows.roots) as data:
+            if content_id(data) != rows.ids[row].as_py():
+                picture = Unusable("unreadable", "its content is not what was annotated")
+            else:
+                picture = fit(decode(data).pixels, rows.space)
     except Exception as error:  # noqa: BLE001 (any file may fail in any way; the caller says so)
         picture = unusable(error)
     if isinstance(picture, Unusable):

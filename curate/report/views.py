@@ -21,7 +21,7 @@ from ..pool import content_id
 from ..query import rows_of
 from ..threshold import fit_of
 from ..units import to_uint8, to_unit
-from ..uris import Roots, read_bytes
+from ..uris import Roots, encoded
 
 MAX_SIDE = 128
 """Of an embedded picture. Of a larger one the centre is cut out: shrinking it would remove noise."""
@@ -123,10 +123,10 @@ def _load_all(uris: list[str], rows: dict[str, Row], space: Space, roots: Roots)
 
     def load(uri: str) -> U8 | Unusable:
         try:
-            data = read_bytes(uri, roots)
-            if content_id(data) != rows[uri]["id"]:
-                return Unusable("unreadable", "its content is not what was annotated")
-            return fit(decode(data).pixels, space)
+            with encoded(uri, roots) as data:
+                if content_id(data) != rows[uri]["id"]:
+                    return Unusable("unreadable", "its content is not what was annotated")
+                return fit(decode(data).pixels, space)
         except Exception as error:  # noqa: BLE001 (any file may fail in any way; the page says so)
             return unusable(error).with_traceback(None)
 

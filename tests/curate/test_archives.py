@@ -6,7 +6,6 @@ import os
 import tarfile
 import tracemalloc
 import zipfile
-import zlib
 from pathlib import Path
 
 import pytest
@@ -87,6 +86,25 @@ def test_a_dataset_json_that_says_something_else(tmp_path: Path, text: bytes) ->
     assert find({"pool": str(root)}).others == {"json": 1}
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_dataset_json_without_end_is_not_read_whole(tmp_path: Path, kind: str) -> None:
+    """256 MiB, of which a zip is left with a thousandth."""
+    members, root = {"a.png": png(), "dataset.json": b" " * (256 << 20)}, tmp_path
+    if kind == "folder":
+        for name, data in members.items():
+            (tmp_path / name).write_bytes(data)
+    else:
+        root = write_zip(tmp_path / "a.zip", members)
+    del members
+    tracemalloc.start()
+    found = find({"pool": str(root)})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.warnings == ("no label is taken from dataset.json: it is larger than 64 MiB",)
+    assert found.others == {"json": 1}
+    assert peak < 160 << 20
+
+
 def test_a_shard_cut_anywhere_gives_its_whole_members_and_a_reason(tmp_path: Path) -> None:
     members = {f"{n}.png": png(n) for n in range(6)}
     whole = write_tar(tmp_path / "whole.tar", members).read_bytes()
@@ -146,9 +164,12 @@ def test_compressed_tars_and_damaged_ones_are_rows(tmp_path: Path) -> None:
         find({"pool": str(tmp_path / "b.tar")})
 
 
-def test_a_zip_member_that_is_larger_than_it_says_is_refused_with_little_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_zip_member_that_is_larger_than_it_says_is_refused_with_little_memory(tmp_path: Path, method: int) -> None:
     """A bomb: 100 MiB of zeros that are listed as 1,000 bytes."""
-    path = write_zip(tmp_path / "a.zip", {"bomb.png": bytes(100 << 20)})
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("bomb.png", bytes(100 << 20))
     data = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\1\2", 24), (b"PK\3\4", 22)):
         start = data.index(signature) + offset
@@ -207,7 +228,10 @@ def test_a_zip_member_with_wrong_bytes_is_a_row(tmp_path: Path) -> None:
     raw[raw.index(data) + len(data) // 2] ^= 1
     (tmp_path / "a.zip").write_bytes(raw)
     assert "CRC-32" in records_of(tmp_path)["a.zip!/a.png"]["reason"]
-    assert zlib.crc32(data) != zlib.crc32(read_member(str(tmp_path / "a.zip"), "a.png", len(data)))
+    for count in (-1, len(data)):
+        with pytest.raises(zipfile.BadZipFile, match="CRC-32"):
+            read_member(str(tmp_path / "a.zip"), "a.png", count)
+    assert read_member(str(tmp_path / "a.zip"), "a.png", len(data) - 1) == raw[raw.index(data[:8]) :][: len(data) - 1]
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.zip"])

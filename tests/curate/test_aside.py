@@ -47,6 +47,7 @@ def test_labels_of_a_column_that_are_none_are_counted_and_one_is_shown(tmp_path:
     [
         ('{"labels": [[', "no label is taken from dataset.json: "),
         ("[1, 2]", "no label is taken from dataset.json: "),
+        ('{"labels": ' + "[" * 100_000, "no label is taken from dataset.json: "),
         (
             json.dumps({"labels": [["0.png", "cat"], ["1.png", [0.1, 0.9]]]}),
             "labels in dataset.json that are left out: 2, such",

@@ -169,7 +169,7 @@ def test_scans_are_counted_whatever_lies_between_them(before, blocks):
     scans = sum(whole.count(b"\xff\xda" + bytes([0, length])) for length in (8, 12))
     for more, refused in ((images.MAX_SCANS - scans, False), (images.MAX_SCANS - scans + 1, True)):
         data = whole[:-2] + (before + last) * more + whole[-2:] + b"\xff\xda" * 300
-        assert images._has_too_many_scans(data) == refused
+        assert images._has_more_scans(data, images.MAX_SCANS) == refused
 
 
 def test_memory_errors_are_too_large(tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_load_turns_every_failure_into_unusable(monkeypatch, kind):
     def fail(*_):
         raise kind
 
-    monkeypatch.setattr(images, "read_bytes", fail)
+    monkeypatch.setattr(images, "encoded", fail)
     with pytest.raises(Unusable) as caught:
         load("a.png", Space(resolution=16), {})
     reason = caught.value.reason

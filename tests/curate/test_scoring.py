@@ -196,7 +196,8 @@ def test_parts_that_are_finished_are_not_done_again(
         run(pool, "musiq", "phash")
     monkeypatch.setattr(reading, "scan", None)  # would fail
     seen: list[str] = []
-    monkeypatch.setattr(scoring, "read_bytes", lambda uri, roots: seen.append(uri) or (pool / uri).read_bytes())
+    real_encoded = scoring.encoded
+    monkeypatch.setattr(scoring, "encoded", lambda uri, roots: seen.append(uri) or real_encoded(uri, roots))
     table = run(pool, "musiq", "phash")
     assert written == ["records-000000.parquet", "scores-000000.parquet", "scores-000001.parquet"]
     assert len(seen) == 28 - 20
