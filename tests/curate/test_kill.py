@@ -35,7 +35,6 @@ pq.ParquetWriter.write_table = slowly
 
 ANNOTATE = """
 import torch
-torch.set_num_threads(1)
 import torch._dynamo
 import ambient.curate.annotate as stages
 from ambient.curate import calibrate, fit, measure, parallel, reading
@@ -45,6 +44,7 @@ parallel.MANY, parallel._PER_TASK = 1, 2
 fit._START_VALUES, calibrate._PAIRS = 1, 1024
 
 def run(pool, out, update=False, workers=0):
+    torch.set_num_threads(1)
     config = stages.AnnotateConfig(
         clean=Path(pool, "clean"), steps=1, draws=1, resolution=8, accept_indistinguishable=True
     )
@@ -53,12 +53,12 @@ def run(pool, out, update=False, workers=0):
 """
 """Little parts, each for several tasks of the processes that read, and a training that takes no longer than the rest.
 
-The optimiser wants torch._dynamo, which takes a second to import.
+The optimiser wants torch._dynamo, which takes a second to import. Threads are set in each run: after a fork PyTorch
+makes its pool of them anew when first asked for it, and fails where two threads ask at once.
 """
 
 SCORE = """
 import torch
-torch.set_num_threads(1)
 import open_clip
 from ambient.curate import parallel, reading, scoring
 from ambient.curate.networks import ScoreConfig, load_networks
@@ -73,6 +73,7 @@ config = ScoreConfig(by=("phash", "clipiqa", "clipscore", "clip_embedding", "piq
 load_networks(config, torch.device("cpu"))
 
 def run(pool, out, workers=0):
+    torch.set_num_threads(1)
     scoring.score_target(Path(pool), Path(out), config, device="cpu", workers=workers, reporter=Reporter(quiet=True))
 """
 """The same for scores by little networks."""
