@@ -26,16 +26,15 @@ from . import digests
 from .corruptions import Corruption, parse
 from .images import U8, decode, unusable
 from .parallel import map_in_order
-from .pool import Record, content_id, find, scan
+from .pool import CORRUPTED, Record, content_id, find, scan
 from .remote import address
 from .uris import Roots, encoded, split_uri
 from .whole import PARTIAL, is_whole_png, replacing, write_whole, writing
 
-__all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "TABLE_NAME", "Corruption", "corrupt", "parse"]
+__all__ = ["CLEAN", "DEFAULT_KINDS", "TABLE", "Corruption", "corrupt", "parse"]
 
 CLEAN = "clean"
 DEFAULT_KINDS = ("blur-0.6", "blur-1.2", "blur-2.5", "jpeg-50", "jpeg-25", "jpeg-10")
-TABLE_NAME = "corruption.parquet"
 TABLE = pa.schema(
     [
         pa.field("uri", pa.string()),
@@ -53,7 +52,7 @@ TABLE = pa.schema(
 with strength, such as ``blur-0.6``, or ``clean``. angle: degrees, of motion blur. A picture that cannot be used was not
 written: its status and reason are the pool's, and only ``original`` and maybe ``original_id`` are there."""
 
-_COMMAND_NAME = "corruption.json"
+_COMMAND_NAME, TABLE_NAME = CORRUPTED
 _LOCK = ".lock"
 _MAX_NAME = 230  # bytes of a file name, which leaves room for a number and an extension below the usual 255
 

@@ -73,7 +73,7 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
     if not fit.turned:
         run.reporter.warn(
             f"training ended after {config.steps:,} steps, before the loss on held-out pictures had turned: thresholds "
-            f"may still move; try --steps {4 * config.steps}, of which as many are made as help"
+            f"may still move; with --steps {4 * config.steps} it goes on for as long as that helps"
         )
     calibration = calibrate(fit, clean, other, config)
     run.reporter.say(str(calibration))

@@ -25,6 +25,8 @@ from .remote import is_remote, is_remote_folder
 from .scores import SCORES, score
 from .uris import Roots, encoded, first_dot, is_archive, make_uri, read_bytes
 
+CORRUPTED = ("corruption.json", "corruption.parquet")
+"""What ``ambient corrupt`` writes into a folder first, and last."""
 Record = dict[str, Any]
 Duplicates = Literal["mark", "keep"]
 
@@ -48,7 +50,8 @@ def find(roots: Roots) -> Found:
     Links are followed and each folder is entered once, under its own name where that lies below the root. Hidden files
     (a leading dot, ``__MACOSX``, ``Thumbs.db``) are left out; of the rest, what is neither a picture nor tells about
     one is counted. The source of a picture is the first folder below the root; without one, the archive's or the root's
-    own name. Raises UserError when a root is neither a folder nor a readable archive.
+    own name. Raises UserError when a root is neither a folder nor a readable archive, or half of what `ambient corrupt`
+    was to write.
     """
     aside = Aside()
     candidates = Candidates.collect(
@@ -130,6 +133,9 @@ def _entries(root: str, aside: Aside) -> Iterator[Entry]:
     if is_archive(root) and (is_remote(root) or Path(root).is_file()):
         return list_file(root, "", aside)
     if Path(root).is_dir():
+        begun, ended = (Path(root, name) for name in CORRUPTED)
+        if begun.exists() and not ended.exists():
+            raise UserError(f"{root} is half of what `ambient corrupt` was to write: give that command again first")
         return list_folder(root, aside)
     if root.lower().endswith(PACKED_TARS):
         raise UserError(f"{root} is compressed: decompress it to a .tar, whose members can be read where they lie")

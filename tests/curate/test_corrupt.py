@@ -236,6 +236,8 @@ def test_an_interrupted_run_is_finished(pool, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         corrupt(pool, out, corruptions=ALL, workers=0)
     assert not (out / "corruption.parquet").exists()
+    with pytest.raises(UserError, match="is half of what `ambient corrupt` was to write"):
+        find({"pool": str(out)})
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert len(done) == 25
     monkeypatch.setattr(corrupt_module, "_write", real)
