@@ -16,18 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from ablations import ABLATIONS
 from ambient.curate.annotate import AnnotateConfig, annotate
 from ambient.curate.decide import Rule
 from ambient.curate.device import choose_device
-from ambient.curate.manifest import write_manifest
 from ambient.curate.pool import content_id
 from ambient.curate.reporter import Reporter
 from ambient.curate.rethreshold import rethreshold
-from ambient.schemas.manifest import ANNOTATION, RECORD, manifest_schema, read_metadata
 from ambient.schemas.space import Space
 from ambient.schemas.usable import BUFFER
 from ambient.train.config import MAY_CHANGE, TrainConfig
@@ -47,6 +44,7 @@ from ambient.train.samples import save_grid
 from ambient.train.trained import load_trained
 from commands import changes, command
 from pools import U8, damaged, kind_at, write_pool
+from slim import thresholds, write_slim
 
 SHARED = "any"
 """The row of what is the same in all: clean pictures only, and all pictures as they were before any damage."""
@@ -127,13 +125,13 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
             by_source = full.with_name("source.parquet")
             rethreshold(full, by_source, Rule(per="source"), overwrite=True, reporter=reporter)
             about = {"proof": proof.name, "row": row, "seconds": seconds, **annotated(options)}
-            about |= _thresholds(full, by_source) | _where_and_when(proof, options)
+            about |= thresholds(full, by_source) | _where_and_when(proof, options)
             write_json(options.work / "results" / f"{stem}-annotation.json", about)
         for label, path in slim.items():
             decided = full.with_name(f"{label}.parquet") if label else full
             if rule := rule_of(label):
                 rethreshold(full, decided, rule, overwrite=True, reporter=reporter)
-            _write_slim(decided, path)
+            write_slim(decided, path)
     rows = read_rows(slim[""], roots=_roots(proof, row, options))
     open_pictures(rows, torch.device("cpu"), place="cache", workers=_READERS, say=reporter.say)
 
@@ -295,33 +293,6 @@ def training_of(usual: Sequence[str], job: Job, options: argparse.Namespace) -> 
 def _roots(proof: Proof, row: str, options: argparse.Namespace) -> dict[str, str]:
     folder = pool_of(proof, row, options).resolve()
     return {"pool": str(folder / "pool.zip"), "clean": str(folder / "clean.zip")}
-
-
-def _thresholds(full: Path, by_source: Path) -> dict[str, Any]:
-    """Of what is damaged: quantiles of sigma_min per picture; ``fixed``, the median of that by sources."""
-    sigmas = _sigma_min(full)
-    quantiles = dict(zip(("p10", "median", "p90"), np.quantile(sigmas, (0.1, 0.5, 0.9)).tolist(), strict=True))
-    mean = float(sigmas[np.isfinite(sigmas)].mean())
-    one = float(np.median(_sigma_min(by_source)))
-    return {"pictures": len(sigmas), "mean": mean, **quantiles, "never": int(np.isinf(sigmas).sum()), "fixed": one}
-
-
-def _sigma_min(manifest: Path) -> np.ndarray:
-    """Of the pictures that are not clean."""
-    table = pq.read_table(manifest, columns=["sigma_min", "role", "status"])
-    other = np.array(table["role"].cast(pa.string()).to_pylist()) == "pool"
-    ok = np.array(table["status"].cast(pa.string()).to_pylist()) == "ok"
-    return table["sigma_min"].to_numpy()[other & ok].astype(np.float64)
-
-
-def _write_slim(manifest: Path, out: Path) -> None:
-    """The manifest without curves, scores and intervals: 1.6 MB for 60,000 pictures."""
-    table = pq.read_table(manifest, columns=[*RECORD.names, *ANNOTATION.names])
-    for name in ("p_clean", "draws", "sigma_min_lo", "sigma_min_hi"):
-        place, column = table.column_names.index(name), ANNOTATION.field(name)
-        table = table.set_column(place, column, pa.nulls(len(table), column.type))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(out, table, manifest_schema([]), read_metadata(manifest))
 
 
 def _lines(run: Path) -> list[str]:

@@ -36,9 +36,7 @@ def test_a_rare_damage_in_a_folder_of_its_own_gets_what_it_gets_alone(tmp_path: 
     pool, manifest = tmp_path / "pool", tmp_path / "m.parquet"
     write_fields(tmp_path / "clean", "whole", 400, seed=1)
     write_fields(pool / "mild", "mild", RARE, blur=MILD, seed=2)
-    for seed, folder in enumerate(
-        ("before", "rest"), start=3
-    ):  # so that the mild ones are neither group 0 nor the last
+    for seed, folder in ((3, "before"), (4, "rest")):  # so that the mild ones are neither group 0 nor the last
         write_fields(pool / folder, "heavy", 79 * RARE // 2, blur=HEAVY, seed=seed)
     config = AnnotateConfig(clean=tmp_path / "clean", channels=1, steps=100, draws=2)
     annotate(pool, manifest, config, device="cpu", reporter=Reporter(quiet=True))
