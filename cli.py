@@ -37,7 +37,8 @@ Features = Annotated[
     str, typer.Option(help="texture (built in), labels, inception, dinov2, timm:MODEL, openclip:MODEL/TAG, FILE.")
 ]
 FeatureWeights = Annotated[
-    list[str] | None, typer.Option("--weights", help="FEATURES=FILE: a local copy of its weights.")
+    list[str] | None,
+    typer.Option("--weights", help="NAME=FILE: a local copy of the weights of features, or of a measure."),
 ]
 Where = Annotated[str | None, typer.Option(help="SQL predicate: rows of a reference manifest; default: the clean.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
@@ -203,14 +204,14 @@ def score(
 
     Example: ambient score ./pool --by clipiqa,phash -o scores.parquet
     """
-    from .curate.arguments import moved_roots, named
+    from .curate.arguments import moved_roots, named, names_in
     from .curate.clip import prompts_of
     from .curate.networks import ScoreConfig
     from .curate.openclip import ClipConfig
     from .curate.scoring import plan, score_target
 
     config = ScoreConfig(
-        by=tuple(name.strip() for name in by.split(",") if name.strip()) if by else (),
+        by=names_in(by),
         clip=ClipConfig(model=clip_model, pretrained=clip_pretrained, prompts=prompts_of(prompts)),
         weights=named(weights, "--weights", "measure=FILE"),
     )
@@ -359,6 +360,7 @@ def eval(
     reference: Annotated[Path, typer.Option(help="Real pictures: a pool, or a manifest.")],
     where: Where = None,
     features: Features = "texture",
+    by: Annotated[str | None, typer.Option(help="Further measures of quality, such as clipiqa,musiq.")] = None,
     weights: FeatureWeights = None,
     num: Annotated[int, typer.Option(help="Samples, at most; of a run so many are drawn.")] = 10_000,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result as JSON.")] = None,
@@ -371,18 +373,19 @@ def eval(
 ) -> None:
     """Measure samples against real pictures, each measure with a 90 % interval.
 
-    Frechet and kernel distance, precision, recall, density, coverage, diversity, copies, quality scores. Of a run,
-    pictures are drawn first. What is known of the reference is kept for the next time.
+    Frechet and kernel distance, precision, recall, density, coverage, diversity, copies, quality scores, also by
+    networks (--by). Of a run, pictures are drawn first. What is known of the reference is kept for the next time.
 
     Example: ambient eval runs/first --reference manifest.parquet --num 2000
     """
-    from .curate.arguments import moved_roots, named
+    from .curate.arguments import moved_roots, named, names_in
     from .curate.reporter import Reporter
     from .curate.tables import print_table
     from .train.evaluate.evaluate import EvalConfig, evaluate, plan, table, write_json
 
-    files, roots = named(weights, "--weights", "FEATURES=FILE"), moved_roots(root)
-    config = EvalConfig(features=features, weights=files, where=where, num=num, seed=seed)
+    files, roots = named(weights, "--weights", "NAME=FILE"), moved_roots(root)
+    measures = names_in(by)
+    config = EvalConfig(features=features, by=measures, weights=files, where=where, num=num, seed=seed)
     if dry_run:
         _print_json(plan(samples, reference, config, roots=roots))
         return

@@ -21,6 +21,11 @@ def named(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
     return found
 
 
+def names_in(text: str | None) -> tuple[str, ...]:
+    """``a, b`` as its names; nothing, or an empty text, has none."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 def moved_roots(texts: list[str] | None) -> Roots:
     """``--root name=path`` options: absolute paths and urls by name."""
     return {name: address(Path(path)) for name, path in named(texts, "--root", "name=path").items()}

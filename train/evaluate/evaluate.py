@@ -13,7 +13,10 @@ from torch import Tensor
 from ... import __version__
 from ...curate import digests
 from ...curate.device import choose_device
+from ...curate.networks import ScoreConfig, load_networks
+from ...curate.ranks import good_end
 from ...curate.reporter import Reporter
+from ...curate.scores import SCORES
 from ...curate.uris import Roots
 from ...curate.whole import write_whole, writing
 from ...schemas.errors import UserError
@@ -54,11 +57,13 @@ _LABELLED = "labels.safetensors"
 class EvalConfig:
     """What decides the values.
 
-    features: a name of ``extractors.NAMES``. weights: name -> local file. where: which rows of a reference manifest.
+    features: a name of ``extractors.NAMES``. by: measures of quality besides the built-in ones, by the names of
+    ``ambient score``. weights: name of either -> local file. where: which rows of a reference manifest.
     num: samples, at most; of a run, so many are drawn, of seeds 0 ... num - 1. seed: of the bootstrap and of choices.
     """
 
     features: str = "texture"
+    by: tuple[str, ...] = ()
     weights: dict[str, str] = field(default_factory=dict)
     where: str | None = None
     num: int = 10_000
@@ -67,6 +72,22 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.num < FEWEST:
             raise UserError(f"--num must be at least {FEWEST}, not {self.num}")
+        for name in self.measures.by:
+            if good_end(name) is None:
+                raise UserError(f"--by {name}: samples are compared by measures of quality, which {name} is not")
+
+    @property
+    def measures(self) -> ScoreConfig:
+        """The measures by networks. Raises UserError where there is none of a name."""
+        by = tuple(name for name in self.by if name not in SCORES)
+        return ScoreConfig(by=by, weights={name: file for name, file in self.weights.items() if self._of_measure(name)})
+
+    @property
+    def feature_weights(self) -> dict[str, str]:
+        return {name: file for name, file in self.weights.items() if not self._of_measure(name)}
+
+    def _of_measure(self, name: str) -> bool:
+        return name != self.features and any(by == name or by.startswith(f"{name}_") for by in self.by)
 
 
 def evaluate(
@@ -88,7 +109,9 @@ def evaluate(
     Raises UserError for what the user can put right.
     """
     reporter, place, begin = reporter or Reporter(), choose_device(device), time.monotonic()
-    opened = None if config.features == "labels" else open_extractor(config.features, place, weights=config.weights)
+    named = config.feature_weights
+    opened = None if config.features == "labels" else open_extractor(config.features, place, weights=named)
+    scorers = load_networks(config.measures, place).scorers
     run, trained_on = _run_of(samples, reporter)
     check_roots([path for path in (samples, reference, trained_on) if path], roots)
     theirs = open_source(reference, where=config.where, roots=roots, workers=workers, reporter=reporter)
@@ -110,7 +133,7 @@ def evaluate(
     measured = measure(features, known, seed=config.seed)
     pixels, _ = read(ours.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
     real, _ = read(theirs.some(MOST_SCORED, seed=config.seed), space, workers=workers, reporter=reporter)
-    quality = compare_scores(pixels, real, workers=workers)
+    quality = compare_scores(pixels, real, workers=workers, scorers=scorers, device=place, warn=reporter.warn)
     among = theirs
     if trained_on is not None:
         among = open_source(trained_on, where=ALL, roots=roots, workers=workers, reporter=reporter)
@@ -211,8 +234,8 @@ def extractor_for(
     few.
     """
     if config.features != "labels":
-        return open_extractor(config.features, device, weights=config.weights), reference
-    if config.weights:
+        return open_extractor(config.features, device, weights=config.feature_weights), reference
+    if config.feature_weights:
         raise UserError("the features labels are trained, not loaded: leave --weights out")
     rows = {half: [i for i, digits in enumerate(reference.ids) if int(digits[-1], 16) % 2 == half] for half in (0, 1)}
     taught = reference.rows([i for i in rows[0] if reference.labels[i] >= 0])

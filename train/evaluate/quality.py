@@ -1,5 +1,6 @@
 """Quality scores of samples against those of real pictures."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...curate.device import choose_device
 from ...curate.parallel import map_in_order
+from ...curate.ranks import better_of
+from ...curate.scorers import Scorer, measure_all
 from ...curate.scores import SCORES, score
 from .chance import interval, share_interval
 from .measures import Measured
@@ -16,11 +20,27 @@ MOST_SCORED = 2_000
 """Pictures of a set that are scored."""
 
 
-def scores_of(pixels: Tensor, *, workers: int) -> dict[str, NDArray[np.float64]]:
-    """Every built-in measure with a good end, (N,) values of pictures (N, C, H, W) uint8; higher is better in all."""
+def scores_of(
+    pixels: Tensor,
+    *,
+    workers: int,
+    scorers: Sequence[Scorer] = (),
+    device: torch.device | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Every built-in measure with a good end, and those of networks, of pictures (N, C, H, W) uint8.
+
+    Name -> (N,) values as they are, of a network without pictures that it cannot judge, as those too small for it.
+    scorers: the networks. device: theirs, and of batches. warn: told what a network says when it fails.
+    """
     pictures = pixels[:MOST_SCORED].expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
     rows = list(map_in_order(score, pictures, workers=workers))
-    return {name: _sign(name) * np.array([row[name] for row in rows]) for name, kind in SCORES.items() if kind.better}
+    found = {name: np.array([row[name] for row in rows]) for name, kind in SCORES.items() if kind.better}
+    pieces = ((i, {scorer.name: scorer.cut(picture) for scorer in scorers}) for i, picture in enumerate(pictures))
+    judged, problems = measure_all(pieces, list(scorers), len(pictures), device or choose_device("cpu"))
+    for name, problem in problems.items():
+        warn(f"{name} failed on some pictures: {problem}")
+    return found | {name: values[np.isfinite(values)] for name, values in judged.items()}
 
 
 def win_rate(x: NDArray[np.float64], y: NDArray[np.float64]) -> Measured:
@@ -43,18 +63,30 @@ def win_rate(x: NDArray[np.float64], y: NDArray[np.float64]) -> Measured:
     return Measured(value=mean, error=error, within=(max(low, 0.0), min(high, 1.0)))
 
 
-def compare_scores(samples: Tensor, reference: Tensor, *, workers: int) -> dict[str, Any]:
-    """For each score medians of samples and reference, (N, C, H, W) uint8, and the win rate, as JSON."""
-    ours, theirs = (scores_of(pixels, workers=workers) for pixels in (samples, reference))
-    return {
-        name: {
-            "samples": _sign(name) * float(np.median(ours[name])),
-            "reference": _sign(name) * float(np.median(theirs[name])),
-            "win_rate": win_rate(ours[name], theirs[name]).to_json(),
+def compare_scores(
+    samples: Tensor,
+    reference: Tensor,
+    *,
+    workers: int,
+    scorers: Sequence[Scorer] = (),
+    device: torch.device | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """For each score medians of samples and reference, (N, C, H, W) uint8, and the win rate, as JSON.
+
+    scorers, device, warn: as in ``scores_of``; a network that can judge no picture of a set is warned of and left out.
+    """
+    about: dict[str, Any] = {"workers": workers, "scorers": scorers, "device": device, "warn": warn}
+    ours, theirs = (scores_of(pixels, **about) for pixels in (samples, reference))
+    found = {}
+    for name, mine in ours.items():
+        real, sign = theirs[name], -1.0 if better_of(name) == "low" else 1.0
+        if len(mine) == 0 or len(real) == 0:
+            warn(f"{name} can judge none of the {'samples' if len(mine) == 0 else 'reference pictures'}: left out")
+            continue
+        found[name] = {
+            "samples": float(np.median(mine)),
+            "reference": float(np.median(real)),
+            "win_rate": win_rate(sign * mine, sign * real).to_json(),
         }
-        for name in ours
-    }
-
-
-def _sign(name: str) -> float:
-    return -1.0 if SCORES[name].better == "low" else 1.0
+    return found

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyiqa
 import pytest
 import torch
 from ambient.curate.reporter import Reporter
+from ambient.curate.scorers import Scorer
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY, read_metadata
 from ambient.schemas.space import Space
@@ -19,7 +21,7 @@ from ambient.train.evaluate import reference as reference_module
 from ambient.train.evaluate import sources
 from ambient.train.evaluate.evaluate import EvalConfig, evaluate, plan, table
 from ambient.train.evaluate.extractors import open_extractor
-from ambient.train.evaluate.quality import win_rate
+from ambient.train.evaluate.quality import compare_scores, win_rate
 from ambient.train.evaluate.reference import reference_of
 from ambient.train.evaluate.sources import common_space, is_manifest, open_source, read
 from ambient.train.precondition import Denoiser
@@ -374,6 +376,47 @@ def test_the_classifier_of_labels_is_kept_by_its_seed_and_not_trained_for_nothin
     config = EvalConfig(num=24, features="labels", where="uri < '010.png'")
     with pytest.raises(UserError, match=r"the half of .* that no classifier is trained on: [0-7]; 8 are needed"):
         evaluate(fields, fields, config, reporter=QUIET, device="cpu")
+
+
+def test_measures_by_networks_come_with_their_good_end(pool: Path) -> None:
+    """pyiqa's piqe, which needs no weights and is better when low, against pyiqa itself."""
+    config = replace(FAST, by=("piqe", "sharpness"))
+    found = evaluate(pool / "blurred", pool / "clean", config, reporter=QUIET, device="cpu")["quality"]
+    metric = pyiqa.create_metric("piqe", device="cpu")
+    pixels = [np.array(Image.open(path)) for path in sorted((pool / "clean").iterdir())]
+    alone = [float(metric(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)) for image in pixels]
+    assert found["piqe"]["reference"] == pytest.approx(np.median(alone), rel=1e-4)
+    wins = found["piqe"]["win_rate"]["value"]
+    assert (wins > 0.5) == (found["piqe"]["samples"] < found["piqe"]["reference"])
+    assert wins != 0.5
+    assert set(found) - {"piqe"} == set(evaluate(pool / "clean", pool, FAST, reporter=QUIET, device="cpu")["quality"])
+
+
+def test_a_measure_that_can_judge_nothing_is_left_out_aloud(pool: Path) -> None:
+    def measure(_: torch.Tensor) -> torch.Tensor:
+        raise ValueError("too small")
+
+    scorer, said = Scorer(name="musiq", cut=lambda pixels: [pixels], measure=measure), list[str]()
+    pixels = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    found = compare_scores(pixels, pixels, workers=0, scorers=[scorer], warn=said.append)
+    assert "musiq" not in found
+    assert "sharpness" in found
+    assert said[0] == "musiq failed on some pictures: ValueError: too small"
+    assert said[-1] == "musiq can judge none of the samples: left out"
+
+
+@pytest.mark.parametrize(
+    ("by", "weights", "message"),
+    [
+        ("musik", {}, "did you mean 'musiq'"),
+        ("phash", {}, "by measures of quality, which phash is not"),
+        ("clip_embedding", {}, "by measures of quality, which clip_embedding is not"),
+        ("musiq", {"cnniqa": "x"}, "--weights cnniqa=FILE: the features are texture"),
+    ],
+)
+def test_measures_that_there_are_not(pool: Path, by: str, weights: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(pool, pool, replace(FAST, by=(by,), weights=weights), reporter=QUIET, device="cpu")
 
 
 def test_win_rate_is_that_of_mann_and_whitney() -> None:
