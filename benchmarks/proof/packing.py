@@ -10,13 +10,15 @@ from ambient.curate.whole import PARTIAL
 MOST = 16 * 2**20
 """Bytes of a file that rented machines hand back."""
 
-_FOLDERS = ("results", "manifests", "logs", "inductor")
+_FOLDERS = ("results", "manifests", "logs")
 _UNPACKED = "unpacked"  # marks a folder
-_COMPILED = "inductor"  # which can be large, and is made again in a minute or two
 
 
 def pack(work: Path, out: Path) -> None:
-    """A compressed file of each folder that is worth keeping; says so where one is too large to come back."""
+    """A compressed file of each folder that is worth keeping; says so where one is too large to come back.
+
+    Compiled programs are not: they take longer to pack than they are worth.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for name in _FOLDERS:
         if (work / name).exists():
@@ -43,16 +45,12 @@ def _packed(work: Path, name: str, partial: Path) -> Path:
 
 
 def _keep(partial: Path, path: Path) -> None:
-    """Give a packed file its name; compiled programs that are too large are left out."""
-    size, most = partial.stat().st_size, MOST / 2**20
+    """Give a packed file its name."""
+    size = partial.stat().st_size
     shown = f"{path}: {size / 2**20:.1f} MiB"
     if size <= MOST:
         print(shown)
-    elif path.stem == _COMPILED:
-        print(f"{shown}, LEFT OUT: more than the {most:.0f} MiB that come back; the next machine compiles anew")
-        partial.unlink()
-        path.unlink(missing_ok=True)
-        return
     else:
-        print(f"WARNING: {shown} IS TOO LARGE TO COME BACK (at most {most:.0f} MiB): fetch {path.stem} in another way")
+        most = f"at most {MOST / 2**20:.0f} MiB"
+        print(f"WARNING: {shown} IS TOO LARGE TO COME BACK ({most}): fetch {path.stem} in another way")
     partial.replace(path)

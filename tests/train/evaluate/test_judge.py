@@ -66,8 +66,8 @@ def pictures() -> Tensor:
     return torch.randint(256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def judge_of(pictures: Tensor, **changes: int) -> Judge:
-    extractor = open_extractor("texture", torch.device("cpu"))
+def judge_of(pictures: Tensor, device: str = "cpu", **changes: int) -> Judge:
+    extractor = open_extractor("texture", torch.device(device))
     features = features_of(pictures, extractor)
     shown = Shown(pixels=pictures, names=torch.arange(12), labels=torch.full((12,), -1))
     return Judge(
@@ -100,3 +100,18 @@ def test_what_is_written_down_draws_the_same_pictures(pictures: Tensor, tmp_path
     how = SampleConfig(solver=found["drawn"]["solver"], steps=found["drawn"]["steps"])
     npz = generate(run, tmp_path / "s.npz", range(9), how, npz=True, batch_size=9, device="cpu", reporter=QUIET)
     np.testing.assert_array_equal(found["first"].permute(0, 2, 3, 1).numpy(), np.load(npz)["arr_0"])
+
+
+@pytest.mark.gpu
+def test_cuda_measures_what_the_cpu_measures(pictures: Tensor, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    run = stored(write_run(tmp_path / "run"), [100])
+    there, here = (
+        judge_run(run, judge_of(pictures, device), pictures, workers=0, reporter=QUIET) for device in ("cuda", "cpu")
+    )
+    assert (there["first"].float() - here["first"].float()).abs().mean() < 2
+    for name, measured in here["measures"].items():
+        assert there["measures"][name]["value"] == pytest.approx(measured["value"], rel=0.03, abs=0.01), name
+    for name in ("validation", "validation_taught"):
+        assert there[name]["mean"] == pytest.approx(here[name]["mean"], rel=0.03)
