@@ -7,12 +7,15 @@ from typing import Literal
 from ..schemas.errors import UserError
 from ..schemas.manifest import Crossing
 from ..schemas.space import Space
+from .crossfit import FOLDS
 from .pool import Duplicates
 from .ranks import Top
 
+MOST_FOLDS = 20
+
 _INSTEAD = {
-    "sigma_min": ("a classifier", ("classifier", "per", "epsilon", "crossing", "draws", "steps")),
-    "classifier": ("training one", ("steps",)),
+    "sigma_min": ("a classifier", ("classifier", "per", "epsilon", "crossing", "draws", "steps", "folds")),
+    "classifier": ("training one", ("steps", "folds")),
 }
 """Option -> what it takes the place of, and which options then say nothing."""
 
@@ -33,7 +36,8 @@ class AnnotateConfig:
     median short side, at most 256. draws: noise draws per level, on average. per: one threshold per picture or per
     source. crossing: where a curve passes 0.5 - epsilon several times, the first counts, as in arXiv 2506.10038, or
     that of the closest rising curve, which is the careful choice. steps: the most of the classifier's training, which
-    its held-out loss ends; None takes 1,000 on a CPU and 8,000 on a GPU.
+    its held-out loss ends; None takes 1,000 on a CPU and 8,000 on a GPU. folds: parts of the pool, each judged by a
+    classifier that was trained on the others; more of them leave each more to train on, and take longer.
     """
 
     clean: Path | None = None
@@ -51,6 +55,7 @@ class AnnotateConfig:
     crossing: Crossing = "rising"
     duplicates: Duplicates = "mark"
     steps: int | None = None
+    folds: int = FOLDS
     seed: int = 0
     accept_indistinguishable: bool = False
 
@@ -73,6 +78,8 @@ class AnnotateConfig:
             raise UserError(f"draws must lie between 1 and 4096, not {self.draws}")
         if self.steps is not None and self.steps < 1:
             raise UserError(f"steps must be at least 1, not {self.steps}")
+        if not 2 <= self.folds <= MOST_FOLDS:
+            raise UserError(f"folds must lie between 2 and {MOST_FOLDS}, not {self.folds}")
         if self.duplicates not in ("mark", "keep"):
             raise UserError(f"--duplicates is mark or keep, not {self.duplicates!r}")
         if self.crossing not in ("rising", "first"):

@@ -34,11 +34,11 @@ _AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are ave
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """steps: the most optimiser steps; batch_size: pictures per step, half from each set, shared out among the members;
+    """steps: the most optimiser steps; batch_size: pictures per step of each member, half from each set;
     lowest, highest: noise levels."""
 
     steps: int = 1000
-    batch_size: int = 512
+    batch_size: int = 256
     lr: float = 1e-3
     weight_decay: float = 1e-2
     lowest: float = 0.01
@@ -93,7 +93,8 @@ def cross_fit(
         places = [(f == fold).nonzero()[:, 0] for f in (of_clean, of_other)]
         rest = [(f != fold).nonzero()[:, 0] for f in (of_clean, of_other)]
         if not all(len(place) for place in (*places, *rest)):
-            raise UserError("too few pictures to cut in two: one half has none of a set; add pictures or try --seed 1")
+            parts = "two: one half" if folds == 2 else f"{folds} folds: one"
+            raise UserError(f"too few pictures to cut in {parts} has none of a set; add pictures or try --seed 1")
         splits.append(Split(clean=rest[0], other=rest[1], held_clean=places[0], held_other=places[1]))
     return fit_members(clean, other, splits, space=space, config=config, network=network, progress=progress)
 
@@ -114,7 +115,7 @@ def fit_members(
     become: more steps change nothing once the loss has turned.
     """
     generator = torch.Generator(clean.pictures.device).manual_seed(config.seed)
-    half = max(config.batch_size // 2 // len(splits), 1)
+    half = max(config.batch_size // 2, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         trainees = [_Trainee(clean, other, split, half, space, config, network, generator) for split in splits]

@@ -64,7 +64,9 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
     warn_of_confounds(clean, other, config.seed, run)
     network = ClassifierConfig(groups=len(groups))
     with run.reporter.track("training the classifier", config.steps, "steps") as advance:
-        fit = cross_fit(clean, other, space=space, config=config, network=network, progress=advance)
+        fit = cross_fit(
+            clean, other, space=space, config=config, folds=run.config.folds, network=network, progress=advance
+        )
     run.reporter.say(
         f"{len(fit.members)} classifiers, best after {fit.steps} steps; each on pictures that it has not seen: "
         f"balanced accuracy {fit.accuracy:.3f} at sigma {config.lowest:g}, cross-entropy {fit.held_out_loss:.3f} nats"

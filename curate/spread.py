@@ -23,7 +23,7 @@ _KERNEL = np.array([1.0, 2.0, 3.0, 2.0, 1.0])  # of neighbouring levels: two cla
 def fold_spread(fit: Fit, other: Sample, seed: int) -> Array:
     """(L,) standard deviation of the log odds between classifiers of one recipe, at each level of the grid.
 
-    From a sample that all members judge, with the same noise. Of two members one has seen the picture: what that moves
+    From a sample that all members judge, with the same noise. All members but one have seen a picture: what that moves
     p_clean by on average is left out; what it adds to the scatter is not, so this is rather too large than too small.
     """
     at = torch.linspace(0, len(other.names) - 1, min(_PICTURES, len(other.names)), device=other.names.device).long()
@@ -50,12 +50,13 @@ def log_odds_spread(p: Array) -> Array:
 
     p: (members, N, L, draws), the draws in pairs whose noise is one another's opposite. A little shift s of the log
     odds moves p by s p (1 - p): least squares over the pictures, whose saturated probabilities then weigh nothing. What
-    few draws add is taken off.
+    few draws add is taken off. Of K members two share K - 2 of the K - 1 folds that each trained on, so they differ
+    less than strangers would: the variance between them times K - 1 is that of one (the jackknife; of 2, times 1).
     """
     pairs = p.reshape(*p.shape[:3], -1, 2).mean(axis=4)
     between = pairs - pairs.mean(axis=0)
     scatter = between.var(axis=3, ddof=1) / pairs.shape[3]
-    moved = (between.mean(axis=3) ** 2 - scatter).sum(axis=(0, 1)) / (len(p) - 1)
+    moved = (between.mean(axis=3) ** 2 - scatter).sum(axis=(0, 1))  # K - 1 times the variance
     mean = p.mean(axis=(0, 3))
     could = ((mean * (1 - mean)) ** 2).sum(axis=0)
     spread: Array = np.sqrt(np.maximum(_smoothed(moved), 0.0) / np.maximum(_smoothed(could), 1e-12))

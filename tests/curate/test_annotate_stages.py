@@ -381,6 +381,25 @@ def test_each_picture_is_judged_by_the_member_of_its_fold(
     np.testing.assert_allclose([row["p_clean"] for row in rows], expected, rtol=1e-6)
 
 
+def test_as_many_classifiers_are_trained_as_folds_are_asked_for(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub()
+    trained, asked = learn.cross_fit, []
+
+    def fit(*sets: Sample, **options: object) -> Fit:
+        asked.append(options["folds"])
+        return trained(*sets, **options)
+
+    monkeypatch.setattr(learn, "cross_fit", fit)
+    run(small)
+    (small.parent / "m.parquet").unlink()
+    run(small, folds=5)
+    assert asked == [2, 5]
+    assert "folds must lie between 2 and 20, not 1" in refusal(small, folds=1)
+    assert "leave out --folds" in refusal(small, folds=3, classifier=small)
+
+
 @pytest.mark.parametrize("gone", [["soft/003.png"], ["clean/003.png"], ["soft", "blurred"]])
 @pytest.mark.parametrize("per", ["picture", "source"])
 def test_a_picture_that_vanishes_is_unreadable_and_the_run_goes_on(

@@ -43,6 +43,17 @@ def test_a_known_spread_is_found_again(spread: float, draws: int) -> None:
     assert np.sqrt((found**2).mean()) == pytest.approx(spread, rel=0.15, abs=0.05)
 
 
+@pytest.mark.parametrize("folds", [2, 5])
+def test_members_that_share_folds_are_not_taken_for_alike(folds: int) -> None:
+    """What a member errs by is the mean over the folds that it trained on: that of one is found, not that between."""
+    random, spread = np.random.default_rng(1), 0.4
+    p = curves(400, 2.0)
+    of_fold = spread * np.sqrt(folds - 1) * random.standard_normal((folds, 400, 1))
+    members = np.stack([moved(p, np.delete(of_fold, k, axis=0).mean(axis=0)) for k in range(folds)])
+    found = log_odds_spread(members[..., None].repeat(4, axis=3))[GRID > 0.3]
+    assert np.sqrt((found**2).mean()) == pytest.approx(spread, rel=0.1)
+
+
 def test_saturated_curves_say_nothing() -> None:
     """Log odds that differ by 3 where all is certain are no spread: p does not move."""
     sure = np.stack([np.full((10, 2), 1e-6), np.full((10, 2), 2e-5)])
@@ -82,7 +93,7 @@ BLURRED = sample(mixture(60, 500), 90_000)
 def judged(clean_num: int, each: int, seed: int = 1) -> tuple[Fit, np.ndarray]:
     """Two classifiers, and their spread, of so many clean fields and so many of each blur."""
     clean, other = sample(FIELDS.draw(clean_num, seed=seed), 0), sample(mixture(each, seed + 10), clean_num)
-    config = FitConfig(steps=100, batch_size=256, seed=seed)
+    config = FitConfig(steps=100, batch_size=128, seed=seed)
     fit = cross_fit(clean, other, space=Space(resolution=8, channels=1), config=config, network=ClassifierConfig())
     return fit, fold_spread(fit, other, seed)
 
