@@ -79,6 +79,8 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"the disk that holds {place} is full: free some space and run the same command again"
+        elif error.errno == errno.EFBIG:
+            message = f"{place} would be larger than files may be here (`ulimit -f`): raise that limit"
         elif error.errno == errno.ENOENT and not place.parent.exists():
             message = f"cannot write to {place}: there is no folder {place.parent}; make it, or choose another"
         else:

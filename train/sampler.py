@@ -284,9 +284,14 @@ def _float_below(x: float) -> Tensor:
 
 
 def _no_picture(gap: Uncovered, most: float, remedy: str) -> str:
+    if gap.low == 0 and math.isinf(gap.high):
+        return (
+            "no picture is usable at any noise level, 100% of the training density: add clean pictures (sigma_min 0), "
+            "or decide the thresholds again (`ambient threshold`)"
+        )
     levels = f"between sigma {gap.low:.4g} and {gap.high:.4g}"
     if math.isinf(gap.high):
-        levels = f"above sigma {gap.low:.4g}" if gap.low > 0 else "at any sigma"
+        levels = f"above sigma {gap.low:.4g}"
     elif gap.low == 0:
         levels = f"below sigma {gap.high:.4g}"
     return (

@@ -46,6 +46,7 @@ def test_success_replaces(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, "is full: free some space"),
         (errno.EDQUOT, "is full: free some space"),
+        (errno.EFBIG, "would be larger than files may be here .*: raise that limit"),
         (errno.EACCES, "cannot write to .*as simulated.*: check its permissions"),
     ],
 )

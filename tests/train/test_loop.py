@@ -315,6 +315,7 @@ def test_describe_counts_what_training_would_see(tmp_path: Path) -> None:
         w.numel() for w in build_denoiser(CONFIG, Space(resolution=8, channels=1)).parameters()
     )
     assert plan["memory_gib"]["weights"] == round(plan["parameters"] * 24 / 2**30, 2)
+    assert plan["memory_gib"]["pictures"] == 0  # 12 of 8x8
     assert plan["bands"]["0-0.1"]["usable"] == 4  # the clean ones
     assert plan["bands"]["1-3"]["usable"] == 12
     assert sum(band["share"] for band in plan["bands"].values()) == pytest.approx(1)

@@ -181,7 +181,7 @@ def test_draws_that_round_into_the_gap_are_moved_out_of_it() -> None:
         ([2.0, 1.0], [0.0, 0.0], "below sigma 1.155"),
         ([INF, INF], [1.0, 0.5], "above sigma 1"),
         ([1.0, 2.0], [0.3, 0.2], "between sigma 0.3 and 1.155"),
-        ([INF, INF], [0.0, 0.0], "at any sigma"),
+        ([INF, INF], [0.0, 0.0], "at any noise level, 100% of the training density: add clean pictures"),
     ],
 )
 def test_uncovered_levels_are_refused_with_range_and_share(

@@ -40,9 +40,11 @@ class Sizes:
     def check_resolution(self, resolution: int) -> None:
         """Raise UserError where pictures of this side cannot be halved once per level."""
         if resolution % (factor := 2 ** (len(self.multipliers) - 1)):
+            fewer = self.multipliers[: (resolution & -resolution).bit_length()]
             raise UserError(
                 f"network.multipliers has {len(self.multipliers)} levels, so the resolution must be "
-                f"divisible by {factor}, and {resolution} is not: use fewer levels"
+                f"divisible by {factor}, and {resolution} is not: use fewer levels, such as "
+                f"--set network.multipliers={','.join(map(str, fewer))}"
             )
 
 

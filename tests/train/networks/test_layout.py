@@ -84,6 +84,6 @@ def test_dropout_and_resolution_are_checked() -> None:
     for dropout in (-0.1, 1.0):
         with pytest.raises(UserError, match="dropout"):
             EDM2Config(dropout=dropout)
-    with pytest.raises(UserError, match="divisible by 8"):
+    with pytest.raises(UserError, match=r"divisible by 8, and 36 is not: .* network.multipliers=1,2,3$"):
         EDM2Config().check_resolution(36)
     EDM2Config().check_resolution(40)
