@@ -112,3 +112,25 @@ def test_a_replayed_step_is_the_step(tmp_path: Path, precision: str) -> None:
     assert abs(loss - again) < 1e-5
     for a, b in zip(plain.denoiser.parameters(), graph.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
+    """Neither what is drawn and gathered for it, nor one that is recorded, nor one that is replayed."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rows, world = rows_of(tmp_path), World(rank=0, size=1, device=torch.device("cuda"))
+    state, monitor = new_state(CONFIG, rows.space, world), Monitor(CONFIG.batch_size, world)
+    backward, sampler = build_backward(state, rows, CONFIG, world), build_sampler(rows, CONFIG)
+    pictures = open_pictures(rows, world.device, place="device")
+    told = {"start": 0, "world": world, "pictures_on": pictures.device}
+    stream = with_pictures(batches(rows, sampler, conditions(rows, 2), CONFIG, **told), pictures, world.device)
+    for batch, w0 in islice(stream, 8):  # recorded after a few
+        step(state, batch, w0, CONFIG, world, monitor, backward)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch, w0 in islice(stream, 8):
+            step(state, batch, w0, CONFIG, world, monitor, backward)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

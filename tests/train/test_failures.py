@@ -183,6 +183,32 @@ def test_too_little_memory_in_a_step(
     assert last(run).num_images == 96
 
 
+@pytest.mark.gpu
+def test_too_little_memory_on_a_gpu(manifest: Path, tmp_path: Path) -> None:
+    """A real one: 128 MiB are left to the process."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    network = replace(CONFIG.network, channels=64)
+    config = replace(CONFIG, num_images=16_384, batch_size=4_096, snapshot_images=4_096, network=network)
+    run, whole = tmp_path / "run", torch.cuda.get_device_properties(0).total_memory
+    train(manifest, run, replace(config, micro_batch=64), device="cuda", stop=stop_after(2))
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**27) / whole)
+    try:
+        with pytest.raises(UserError, match=r"cuda.* has too little memory for step 3 .* `--set micro_batch=2048`"):
+            train(manifest, run, config, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert last(run).num_images == 8_192
+    train(manifest, run, replace(config, micro_batch=64), device="cuda")
+    assert last(run).num_images == 16_384
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    asked = iter(range(steps))
+    return lambda: next(asked, None) is None
+
+
 def test_too_little_memory_for_one_picture(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "loss_of", no_room("out of memory", 0))
     with pytest.raises(
