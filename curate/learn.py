@@ -32,6 +32,7 @@ _FIT_BYTES, _FIT_PICTURES = 1 << 30, 100_000  # of each set that the classifier 
 _STEPS = {"cpu": 1000, "cuda": 8000}  # at most: the held-out loss says when to stop
 _NAMED = 5  # sources that a message names
 _SMALL = 500  # clean pictures; with fewer, thresholds are rough (docs/log.md, 2026-11-30)
+_MORE_FOLDS = 5  # leave each classifier four fifths of the clean pictures
 
 
 def trained(records: pa.Table, space: Space, run: Run) -> tuple[CrossFitted, str]:
@@ -56,9 +57,10 @@ def _train(records: pa.Table, space: Space, run: Run) -> CrossFitted:
         groups = damage.names
         run.reporter.say(f"one source, cut in groups by damage: {_counted(groups, other.groups)}")
     if len(clean.pictures) < _SMALL:
+        folds = f", so do --folds {_MORE_FOLDS}" if run.config.folds < _MORE_FOLDS else ""
         run.reporter.warn(
-            f"only {len(clean.pictures):,} clean pictures: thresholds are rough, and their intervals wide; more help, "
-            "and `ambient threshold --use hi` is careful"
+            f"only {len(clean.pictures):,} clean pictures: thresholds are rough, and their intervals wide; more "
+            f"help{folds}, and `ambient threshold --use hi` is careful"
         )
     config = FitConfig(steps=run.config.steps or _STEPS[run.device.type], seed=run.config.seed)
     warn_of_confounds(clean, other, config.seed, run)

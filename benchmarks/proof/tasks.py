@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from ablations import ABLATIONS
 from ambient.curate.annotate import AnnotateConfig, annotate
+from ambient.curate.crossfit import FOLDS
 from ambient.curate.decide import Rule
 from ambient.curate.device import choose_device
 from ambient.curate.pool import content_id
@@ -86,7 +87,8 @@ class Proof:
     """pictures: (N, H, W) or (N, H, W, 3) uint8, undamaged; clean: (N,) bool, which are left so; held_out: others, as
     pictures. rows: name -> how the others are damaged, in equal shares; jobs: in the order in which they are done.
     extractor: of features, a name of ``ambient eval --features`` or a file. settings: of the training.
-    usual_size: pictures unless --pool-size says otherwise; None where the data tell.
+    usual_size: pictures unless --pool-size says otherwise; None where the data tell. folds: of the annotation of some
+    rows, instead of 2.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Proof:
     extractor: str
     settings: Sequence[str]
     usual_size: int | None = None
+    folds: dict[str, int] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -117,7 +120,7 @@ def prepare(proof: Proof, row: str, options: argparse.Namespace, reporter: Repor
         stem = row_stem(proof, row, options)
         begin, full = time.monotonic(), options.work / "annotated" / stem / "manifest.parquet"
         full.parent.mkdir(parents=True, exist_ok=True)
-        known = {"sigma_min": 0.0} if row == UNDAMAGED else annotated(options)
+        known = {"sigma_min": 0.0} if row == UNDAMAGED else {**annotated(options), "folds": proof.folds.get(row, FOLDS)}
         config = AnnotateConfig(clean=clean, resolution=proof.pictures.shape[1], channels=proof.channels, **known)
         annotate(pool, full, config, device=options.device, workers=_READERS, reporter=reporter)
         seconds = round(time.monotonic() - begin, 1)
