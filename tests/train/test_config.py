@@ -106,6 +106,14 @@ def test_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     assert config.lr_at(990) == pytest.approx(0.04)
 
 
+def test_learning_rate_falls_as_the_root_of_progress() -> None:
+    """lr / sqrt(max(t / t_ref, 1)) (arXiv 2312.02696, eq. 67)."""
+    config = TrainConfig(num_images=10_000, batch_size=10, lr=2.0, warmup_images=0, lr_ref_images=100, decay=0)
+    assert config.lr_at(0) == config.lr_at(50) == config.lr_at(100) == 2.0
+    assert config.lr_at(400) == pytest.approx(1.0)
+    assert config.lr_at(9000) == pytest.approx(2 / 90**0.5)
+
+
 def test_first_difference_is_named_with_its_path() -> None:
     a, b = {"x": 1, "y": {"z": 2, "w": 3}}, {"x": 1, "y": {"z": 2, "w": 4}, "v": 5}
     assert first_difference(a, b) == ("y.w", 3, 4)
