@@ -43,7 +43,9 @@ def fresh_noise(indices: Tensor, shape: tuple[int, ...], *, seed: int | Tensor) 
 def ambient_target(w0: Tensor, z: Tensor, sigma: Tensor, s: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """(x_t, y) of the ambient loss; where s = 0, y is w_0 bit for bit.
 
-    w0, z, e: (N, C, H, W), picture, fixed and fresh noise. sigma: (N,); s: (N,) from ``noise_floor``, below sigma.
+    w0, z, e: (N, C, H, W), picture, fixed and fresh noise. sigma: (N,); s: (N,) from ``noise_floor``, which must lie
+    below sigma, as it does where the picture is usable. That is not checked, because it would wait for the device:
+    with s = sigma, y is infinite or NaN, and with s > sigma, x_t and y are NaN.
     """
     sigma, s = sigma.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)
     rest = torch.sqrt((sigma - s) * (sigma + s))
