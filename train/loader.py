@@ -38,29 +38,45 @@ class Draws(data.Sampler[Draw]):
     number of pictures seen so far. Rank r of world_size takes every world_size-th, so that all together see the same
     pictures in the same steps, whatever world_size is, as long as the global batch is the same. What does not divide
     evenly among ranks is left out at the end.
+
+    Another pass (an epoch) is as long and goes on with the pictures after the last one's, so that no noise comes twice.
+    To begin one while the last has pictures left raises UserError: workers draw ahead, so what was used is not known.
     """
 
     def __init__(
         self, sampler: Sampler, *, num_images: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        """num_images, start: counted over all ranks. Raises UserError for a rank outside 0 ... world_size - 1."""
+        """num_images, start: counted over all ranks; the first pass goes from start to num_images.
+
+        Raises UserError for a rank outside 0 ... world_size - 1, and for a start above num_images.
+        """
         if not 0 <= rank < world_size or not 0 <= start <= num_images:
             raise UserError(
                 f"rank {rank} of {world_size}, pictures {start} to {num_images}: rank must be below world_size, and "
                 "start not above num_images"
             )
-        self._sampler, self._start, self._rank, self._world_size = sampler, start, rank, world_size
+        self._sampler, self._next, self._rank, self._world_size = sampler, start, rank, world_size
         self._num = (num_images - start) // world_size * world_size
+        self._left = 0  # of the pass that has begun
 
     def __iter__(self) -> Iterator[Draw]:
+        if self._left:  # not asked before the first picture is: a DataLoader makes iterators that it never uses
+            raise UserError(
+                "a pass over these Draws has begun and not ended, and more may have been drawn than was used: make new "
+                "Draws, whose start is the number of pictures seen"
+            )
+        start, end = self._next, self._next + self._num
+        self._next, self._left = end, len(self)
         lot = _AHEAD * self._world_size
-        for first in range(0, self._num, lot):
-            num = min(lot, self._num - first)
-            indices = slots(self._start + first, num, rank=self._rank, world_size=self._world_size)
+        for first in range(start, end, lot):
+            indices = slots(first, min(lot, end - first), rank=self._rank, world_size=self._world_size)
             rows, sigma = self._sampler.draw(indices)
-            yield from map(Draw, rows.tolist(), sigma.tolist(), indices.tolist())
+            for draw in map(Draw, rows.tolist(), sigma.tolist(), indices.tolist()):
+                self._left -= 1
+                yield draw
 
     def __len__(self) -> int:
+        """Number of this rank's pictures in a pass."""
         return self._num // self._world_size
 
 

@@ -3,6 +3,7 @@
 import itertools
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,41 @@ def test_lots_do_not_show(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> 
     whole = list(Draws(sampler, num_images=96, rank=1, world_size=2))
     monkeypatch.setattr("ambient.train.loader._AHEAD", 7)
     assert list(Draws(sampler, num_images=96, rank=1, world_size=2)) == whole
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+def test_the_next_pass_goes_on_where_the_last_one_ended(rows: Rows, sampler: Sampler, options: dict[str, Any]) -> None:
+    draws = Draws(sampler, num_images=48, start=16)
+    loader = DataLoader(ManifestDataset(rows, seed=5), sampler=draws, batch_size=16, **options)
+    found = []
+    for _ in range(3):
+        assert len(loader) == 2
+        found += [batch for _, batch in zip(range(2), loader, strict=False)]  # which never asks for a third
+    assert_same(found, loaded(rows, Draws(sampler, num_images=112, start=16)))
+
+
+def test_the_next_pass_begins_with_what_did_not_divide_evenly(sampler: Sampler) -> None:
+    ranks = [Draws(sampler, num_images=101, start=10, rank=r, world_size=3) for r in range(3)]
+    for start in (10, 100, 190):
+        assert sorted(draw.number for one in ranks for draw in one) == list(range(start, start + 90))
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pass_that_was_broken_off_is_not_followed_by_another(
+    rows: Rows, sampler: Sampler, batch_size: int | None, workers: int
+) -> None:
+    """An iterator that nothing was asked of, though, is none that was broken off."""
+    draws = Draws(sampler, num_images=96)
+    loader = DataLoader(ManifestDataset(rows), sampler=draws, batch_size=batch_size, num_workers=workers)
+    unused, used = iter(draws), iter(loader)
+    next(used)
+    with pytest.raises(UserError, match="start is the number of pictures seen"):
+        list(loader)
+    with pytest.raises(UserError, match="begun and not ended"):
+        next(unused)
+    assert sum(1 for _ in used) == len(loader) - 1
+    assert next(iter(draws)).number == 96
 
 
 def test_noise_can_be_left_to_the_loop(rows: Rows, sampler: Sampler) -> None:
