@@ -109,8 +109,13 @@ class ManifestDataset(data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, draws: Sequence[Draw]) -> list[dict[str, Tensor]]:
         """Items of a whole batch, for which noise comes six times as fast as one by one; a DataLoader calls this.
 
-        Raises UserError where a picture cannot be read or is not the annotated one any more.
+        Raises UserError where a picture cannot be read or is not the annotated one any more, and TypeError for numbers.
         """
+        if wrong := [index for index in draws if not isinstance(index, Draw)]:
+            raise TypeError(
+                f"a ManifestDataset is asked for a Draw, which says at which noise level, not for {wrong[0]!r}: "
+                "pass sampler=Draws(...) to the DataLoader"
+            )
         rows = self.rows
         row, number = (torch.tensor(column) for column in ([d.row for d in draws], [d.number for d in draws]))
         sigma = torch.tensor([draw.sigma for draw in draws], dtype=torch.float32)

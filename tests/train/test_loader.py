@@ -162,6 +162,12 @@ def test_a_pass_that_was_broken_off_is_not_followed_by_another(
     assert next(iter(draws)).number == 96
 
 
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"batch_size": None}, {"num_workers": 1}])
+def test_without_draws_it_says_what_is_missing(rows: Rows, options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"pass sampler=Draws\(\.\.\.\)"):
+        next(iter(DataLoader(ManifestDataset(rows), **options)))
+
+
 def test_noise_can_be_left_to_the_loop(rows: Rows, sampler: Sampler) -> None:
     dataset = ManifestDataset(rows, seed=5, noise=False)
     (lean,) = DataLoader(dataset, sampler=Draws(sampler, num_images=16), batch_size=16)
