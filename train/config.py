@@ -28,7 +28,8 @@ class TrainConfig:
     """How to train. Progress is counted in training pictures, not steps.
 
     num_images: to train on in all. batch_size: pictures per step, on all GPUs together.
-    micro_batch: pictures per GPU that go through the network at a time; None for all of them.
+    micro_batch: pictures per GPU that go through the network at a time; None for all of them. Best a divisor of them:
+    a smaller rest is another shape to compile.
     lr: of Adam, reached in a line over the first ``warmup_images``, lowered from ``lr_ref_images`` on as one over the
     square root of progress (arXiv 2312.02696, eq. 67; None for never) and in a line to 0 over the last share ``decay``.
     beta2, eps: of Adam, whose beta1 is 0.9.
