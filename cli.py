@@ -538,7 +538,7 @@ def main() -> NoReturn:
             raise
         _fail(str(error), 2)
     except Stopped:
-        _fail("stopped; the same command continues", 130)
+        _fail("stopped; the same command continues", 130, or_another=True)
     sys.exit(0)
 
 
@@ -552,9 +552,19 @@ def _options(
         raise typer.Exit
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"ambient: {message}", err=True)
+def _fail(message: str, code: int, *, or_another: bool = False) -> NoReturn:
+    """Say it, once for all processes that say the same. or_another: as in ``first_says``."""
+    if not _is_said(message, or_another=or_another):
+        typer.echo(f"ambient: {message}", err=True)
     sys.exit(code)
+
+
+def _is_said(message: str, *, or_another: bool) -> bool:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from .curate.team import first_says
+
+    return first_says(message, or_another=or_another)
 
 
 def _print_json(value: object) -> None:

@@ -1,6 +1,8 @@
 """Several processes on one pool, started by torchrun: the first reads, trains and writes; all of them annotate."""
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 _PATIENCE = timedelta(days=30)  # the others wait while the first reads a pool
+_SOON = 5.0  # seconds in which an error of all processes comes to each of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,3 +61,31 @@ def joined() -> Iterator[Team]:
         yield Team(rank=dist.get_rank(), size=size, local=int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()
+
+
+def first_says(message: str, *, or_another: bool = False) -> bool:
+    """Whether the first of the processes that torchrun started says this last word, so that this one need not.
+
+    They meet in torchrun's store, which outlives them; from now on this process heeds no signal.
+    or_another: any other last word of the first one will do as well.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # torchrun ends the others when one has ended
+    key = f"ambient/last word/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(*place, timeout=timedelta(seconds=_SOON))  # type: ignore[attr-defined]
+        if os.environ["RANK"] == "0":
+            store.set(key, message)
+            return False
+        until = time.monotonic() + _SOON
+        while not store.check([key]):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        said: bytes = store.get(key)
+    except dist.DistError:  # torchrun is gone
+        return False
+    return or_another or said == message.encode()

@@ -1,12 +1,14 @@
 """The processes that train together, one per GPU, as torchrun starts them."""
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import wait as ready
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,7 @@ from ..curate.device import choose_device
 from ..schemas.errors import UserError
 
 _TIMEOUT = timedelta(minutes=30)  # the first rank may decode a large pool while the others wait
+_REACH = 60.0  # seconds for a connection to the first process
 _GRACE = 10.0  # seconds for a process to end by itself after another was lost
 _LOST = (
     "another process of this run has ended: look for its error above; the same command continues from the "
@@ -86,53 +89,93 @@ def joined(device: str) -> Iterator[World]:
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT, device_id=place if place.type == "cuda" else None)
-    neighbour = _Neighbour(rank, size)
+    watch = _Watch(rank, size)
     try:
         yield World(rank=rank, size=size, device=place)
-        neighbour.part()
+        watch.part()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in ("gloo", "NCCL")):
             raise
         raise UserError(f"{_LOST} ({str(error).splitlines()[0].split('. ')[0]})") from error
     finally:
         dist.destroy_process_group()
-        neighbour.forget()
+        watch.forget()
 
 
-class _Neighbour:
-    """Ends this process soon after the next one of the ring is lost.
+class _Watch:
+    """Ends this process soon after another is lost.
 
     A process that waits for its GPU, on which NCCL waits for the other one, learns of that by no error and no signal:
-    Python's handlers run when the waiting is over. So a thread listens to the other process.
+    Python's handlers run when the waiting is over. So a thread of the first one listens to all others, and one of each
+    other to the first, on sockets of their own: unlike a message of gloo's, which nothing calls off, what is awaited
+    there ends when this process leaves. Python aborts where it ends while a thread comes back from C++.
     """
 
     def __init__(self, rank: int, size: int) -> None:
-        group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
-        assert isinstance(group, dist.ProcessGroup)  # this process is in it
-        self.group = group
-        self.next, self.previous = (rank + 1) % size, (rank - 1) % size
+        self.others = _connected(rank, size)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._listen, daemon=True)
         self.thread.start()
 
     def part(self) -> None:
-        """Say goodbye, and wait for the other's."""
-        dist.send(torch.zeros(1), self.previous, group=self.group)
+        """Say goodbye, and wait for the others'."""
+        for other in self.others:
+            with suppress(OSError):  # who is lost already is noticed by the thread
+                other.sendall(b".")
         self.thread.join()
 
     def forget(self) -> None:
-        """This process is out of the group, whatever becomes of the other."""
+        """This process listens no more, whatever becomes of the others."""
         self.over.set()
-        self.thread.join(1.0)  # Python aborts where it ends while a thread comes back from C++
+        for other in self.others:
+            with suppress(OSError):
+                other.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+        self.thread.join()
+        for other in self.others:
+            other.close()
 
     def _listen(self) -> None:
-        try:
-            dist.recv(torch.empty(1), self.next, group=self.group)
-        except RuntimeError:
-            if not self.over.wait(_GRACE):
-                sys.stderr.write(f"ambient: {_LOST}\n")
-                sys.stderr.flush()
-                os._exit(1)
+        waiting = list(self.others)
+        while waiting:
+            for other in ready(waiting):
+                assert isinstance(other, socket.socket)
+                waiting.remove(other)
+                if not _said_goodbye(other):
+                    if not self.over.wait(_GRACE):
+                        sys.stderr.write(f"ambient: {_LOST}\n")
+                        sys.stderr.flush()
+                        os._exit(1)
+                    return
+
+
+def _connected(rank: int, size: int) -> list[socket.socket]:
+    """Of the first process: connections with each other one. Of the others: with the first, whose host is known."""
+    port, host = torch.zeros(1, dtype=torch.int64), os.environ["MASTER_ADDR"]
+    try:
+        if rank > 0:
+            dist.broadcast(port, 0)
+            others = [socket.create_connection((host, int(port)), _REACH)]
+        else:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            with socket.create_server(("", 0), family=family, backlog=size, dualstack_ipv6=both) as server:
+                dist.broadcast(port.fill_(server.getsockname()[1]), 0)
+                server.settimeout(_REACH)
+                others = [server.accept()[0] for _ in range(size - 1)]
+    except OSError as error:
+        raise UserError(f"the processes of this run do not reach the first one at {host}: {error}") from error
+    for other in others:
+        other.settimeout(None)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine without power closes no connection
+    return others
+
+
+def _said_goodbye(other: socket.socket) -> bool:
+    """Whether a word came; where a process is gone, nothing or an error does."""
+    try:
+        return other.recv(1) != b""
+    except OSError:
+        return False
 
 
 def average_gradients(parameters: Iterable[Tensor], world: World) -> None:

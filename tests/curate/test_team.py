@@ -1,6 +1,7 @@
 """A classifier of an earlier run, and several processes that judge by it: the same thresholds."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from ambient.curate import measure
+import torch.distributed as dist
+from ambient.curate import measure, team
 from ambient.curate.annotate import annotate
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.reporter import Reporter
@@ -97,3 +99,32 @@ def test_two_processes_write_the_same_manifest(
     assert len(made["0"]) - len(made["1"]) in (0, 1)
     assert not set(made["0"]) & set(made["1"])
     assert not out.with_name(out.name + ".parts").exists()
+
+
+def test_a_last_word_of_all_is_said_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not team.first_says("wrong")  # without torchrun
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    for name, value in {
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "RANK": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(team, "_SOON", 0.2)
+            assert not team.first_says("wrong")
+            patch.setenv("RANK", "0")
+            assert not team.first_says("wrong")
+        assert team.first_says("wrong")
+        assert not team.first_says("wrong here only")
+        assert team.first_says("stopped", or_another=True)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        monkeypatch.setattr(team, "_SOON", 0.2)
+        assert not team.first_says("wrong")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

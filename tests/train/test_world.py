@@ -216,6 +216,58 @@ def test_a_process_that_waits_for_its_device_ends_when_another_is_killed() -> No
     assert error.splitlines()[-1].startswith("ambient: another process of this run has ended")
 
 
+LEAVES = """
+import sys, threading
+from ambient.schemas.errors import UserError
+from ambient.train.world import joined
+try:
+    with joined("cpu") as world:
+        if world.rank == 0:
+            raise UserError("wrong")
+        print("stays", flush=True)
+        sys.stdin.read()
+except UserError:
+    print(threading.active_count())
+"""
+
+
+def test_no_thread_is_left_of_a_process_that_leaves_alone() -> None:
+    """Python aborts where it ends while a thread comes back from C++, which is when the others end, too."""
+    common = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "localhost"}
+    common |= {"MASTER_PORT": free_ports(1)[0], "WORLD_SIZE": "2"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVES],
+            env={**common, "RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    try:
+        assert first.communicate(timeout=60)[0] == "1\n"
+        assert second.stdout and second.stdout.readline() == "stays\n"
+        assert second.poll() is None
+    finally:
+        second.kill()
+        second.communicate()
+
+
+def test_what_the_user_can_put_right_is_one_line_of_all_processes(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path)
+    (tmp_path / "pool").rename(tmp_path / "moved")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "ambient.cli", "train", str(manifest), "-o", str(tmp_path / "run"), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1  # torchrun's
+    assert ended.stderr.count("pool is gone") == ended.stderr.count("ambient: ") == 1, ended.stderr
+    assert "SIGABRT" not in ended.stderr
+    assert "terminate called" not in ended.stderr
+    assert ended.stderr.count("exitcode  : 2") >= 1
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size 8 is not a multiple of the 3 processes"):
         check_world(CONFIG, World(rank=0, size=3, device=torch.device("cpu")))
