@@ -94,7 +94,7 @@ def generate(
     batch_size: pictures at a time. It changes pictures by rounding only; while it stays the same and no process draws
     fewer pictures than that, they are the same bit for bit in any order, share or continued run on one kind of device.
 
-    Under torchrun each process draws every WORLD_SIZE-th seed, and the first one waits for the others to pack the npz.
+    Under torchrun each process draws every WORLD_SIZE-th seed, and the first one waits for the others.
     Returns the npz, or a grid of the first pictures, which lies beside ``out``. Raises UserError for what the user can
     put right: no checkpoint, labels or a guide that do not fit, other pictures in ``out``, a full disk.
     """
@@ -115,10 +115,12 @@ def generate(
         nested = max(seeds) >= FOLDER_SIZE
         _draw_into(work.folder, work.suffix, share, draw, batch_size, where, reporter, nested=nested)
         result = out if npz else (here := out.resolve()).with_name(f"{here.name}-grid.png")
-        if rank == 0 and npz:
-            _pack_all(out, work, seeds)
-        elif rank == 0:
-            save_grid(result, load_pngs([path for seed in share[:_PREVIEW] if (path := find(out, seed, ".png"))]))
+        if rank == 0:
+            paths = _complete(work, seeds)
+            if npz:
+                _pack_all(out, work, seeds, paths)
+            else:
+                save_grid(result, load_pngs(paths[:_PREVIEW]))
         reporter.say(f"{len(seeds):,} pictures in {out}" + ("" if npz else f"; the first of them: {result}"))
         return result
 
@@ -330,13 +332,18 @@ def _remedy(size: int, device: torch.device) -> str:
     return "the same command with `--device cpu`, or on a GPU with more, continues"
 
 
-def _pack_all(npz: Path, work: _Work, seeds: Sequence[int]) -> None:
-    """Pack the files of all processes into one npz, and remove them."""
+def _complete(work: _Work, seeds: Sequence[int]) -> list[Path]:
+    """The files of these seeds, when all processes have written theirs."""
     paths = []
     for seed in seeds:
         while (path := find(work.folder, seed, work.suffix)) is None:
             time.sleep(_POLL_S)
         paths.append(path)
+    return paths
+
+
+def _pack_all(npz: Path, work: _Work, seeds: Sequence[int], paths: Sequence[Path]) -> None:
+    """Pack the files of all processes into one npz, and remove them."""
     numbers = torch.tensor(seeds)
     classes = torch.full_like(numbers, -1) if work.labels is None else work.labels[numbers % len(work.labels)]
     pack(npz, paths, seeds=seeds, labels=classes, settings=work.settings)

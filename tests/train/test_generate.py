@@ -140,16 +140,33 @@ def test_every_batch_is_full(run: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_ranks_share_the_seeds(run: Path, seven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     counts = []
-    for rank in ("1", "0", "2"):
+    for rank in ("1", "2", "0"):
         monkeypatch.setenv("RANK", rank)
         generate(run, tmp_path / "out", range(7), QUICK, batch_size=2, device="cpu")
         counts.append(len(drawn(tmp_path / "out")))
-    assert counts == [2, 5, 7]
+    assert counts == [2, 4, 7]
     assert drawn(tmp_path / "out") == drawn(seven)
     monkeypatch.setenv("RANK", "9")
     monkeypatch.setenv("WORLD_SIZE", "10")
     generate(run, tmp_path / "few", range(7), QUICK, device="cpu")
     assert drawn(tmp_path / "few") == {}
+
+
+def test_the_first_rank_waits_for_the_others_and_shows_the_first_seeds(
+    run: Path, seven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, said, reporter = tmp_path / "out", [], Reporter()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(reporter, "say", lambda message: said.append((message, len(drawn(out)))))
+    monkeypatch.setattr(module.time, "sleep", lambda _: rank(1))
+
+    def rank(number: int) -> Path:
+        monkeypatch.setenv("RANK", str(number))
+        return generate(run, out, range(7), QUICK, batch_size=2, device="cpu", reporter=reporter)
+
+    grid = rank(0)  # waits for rank 1, which "arrives" then
+    assert [count for message, count in said if "7 pictures in" in message] == [7]
+    assert grid.read_bytes() == seven.with_name("out-grid.png").read_bytes()
 
 
 def test_a_continued_run_draws_what_is_missing(run: Path, seven: Path, tmp_path: Path) -> None:
