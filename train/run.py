@@ -193,14 +193,20 @@ class Run:
         return newest
 
     def _save(self, state: State) -> None:
-        """Copy the state and have it written. Every rank calls; the first one writes."""
+        """Have the first rank copy and write the state, and say how long that stopped the steps. Every rank calls."""
+        start = time.monotonic()
         if not state.is_finite(self._world):
             raise UserError(f"the weights are not finite after {state.num_images:,} pictures: {self._remedy()}")
-        saved = state.to_checkpoint(self._about)
         self._saved = state.num_images
-        if self._world.is_first:
-            self._await_writer()
-            self._writing = self._writer.submit(self._write, saved)
+        if not self._world.is_first:
+            state.help_checkpoint()
+            return
+        saved = state.to_checkpoint(self._about)
+        self._await_writer()
+        self._writing = self._writer.submit(self._write, saved)
+        self.say(
+            f"checkpoint of {state.num_images:,} pictures: training stood still for {time.monotonic() - start:.2f} s"
+        )
 
     def _write(self, saved: checkpoint.Checkpoint) -> Path:
         with writing(self.out):  # before the checkpoint: a run that continues from it stores these no more

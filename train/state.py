@@ -61,14 +61,24 @@ class State:
         return not world.any(not all(bool(local(weight).isfinite().all()) for weight in self.denoiser.parameters()))
 
     def to_checkpoint(self, about: dict[str, Any]) -> Checkpoint:
-        """A copy on the CPU, which later steps do not change. Every rank must call."""
+        """A copy on the CPU, which later steps do not change. Every other rank must call ``help_checkpoint``."""
+        parts = {part: {name: _copy(tensor) for name, tensor in some.items()} for part, some in self._parts().items()}
+        return Checkpoint(num_images=self.num_images, parts=parts, about=about)
+
+    def help_checkpoint(self) -> None:
+        """Send what of the weights lies on this rank to the one that calls ``to_checkpoint``; nothing is kept."""
+        for some in self._parts().values():
+            for tensor in some.values():
+                whole(tensor.detach())
+
+    def _parts(self) -> dict[str, Tensors]:
+        """What a checkpoint holds, in an order that is the same on every rank."""
+        weights = {"weights": self.denoiser, **{f"ema{i}": average for i, average in enumerate(self.averages)}}
         moments: Tensors = {}
         for name, weight in self.denoiser.named_parameters():
             for key, tensor in self.optimizer.state[weight].items():
-                moments[f"{name}:{key}"] = _copy(tensor)
-        averages = {f"ema{i}": _weights(average) for i, average in enumerate(self.averages)}
-        parts = {"weights": _weights(self.denoiser), **averages, "optimizer": moments}
-        return Checkpoint(num_images=self.num_images, parts=parts, about=about)
+                moments[f"{name}:{key}"] = tensor
+        return {**{part: model.state_dict() for part, model in weights.items()}, "optimizer": moments}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         self.num_images = checkpoint.num_images
@@ -154,10 +164,6 @@ def _shard(model: Denoiser, config: TrainConfig, world: World) -> None:
             fully_shard(block, mesh=mesh, mp_policy=sent)
     kept = MixedPrecisionPolicy(cast_forward_inputs=False)
     fully_shard(model, mesh=mesh, mp_policy=kept, reshard_after_forward=True)  # also where no backward() follows
-
-
-def _weights(denoiser: Denoiser) -> Tensors:
-    return {name: _copy(tensor) for name, tensor in denoiser.state_dict().items()}
 
 
 def _copy(tensor: Tensor) -> Tensor:

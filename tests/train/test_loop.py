@@ -238,8 +238,9 @@ def test_progress_is_spoken(manifest: Path, tmp_path: Path, capsys: pytest.Captu
     assert [line.partition(",")[0] for line in lines[2:4]] == [f"training: {n} of 48 pictures" for n in (24, 48)]
     assert lines[3].endswith("0 s left")
     newest = tmp_path / "run" / "checkpoints" / "000000000048"
-    assert lines[4] == f"trained: {newest}; `ambient sample {tmp_path / 'run'}` draws pictures"
-    assert lines[5:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
+    assert lines[4].startswith("checkpoint of 48 pictures: training stood still for ")
+    assert lines[5] == f"trained: {newest}; `ambient sample {tmp_path / 'run'}` draws pictures"
+    assert lines[6:] == [f"{tmp_path / 'run'} is finished: 48 of 48 pictures"]
 
 
 @pytest.mark.parametrize("name", ["a.png", "cats/notes.txt"])

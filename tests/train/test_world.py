@@ -57,6 +57,9 @@ sys.path.insert(0, sys.argv[1])
 from test_world import BF16, CONFIG, LONG
 from ambient.schemas.errors import UserError
 from ambient.train.loop import train
+from ambient.train.state import State
+if os.environ["RANK"] != "0":
+    State.to_checkpoint = None  # only the first one has memory for a copy
 manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
 for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True):
     os.environ["MASTER_PORT"] = port
