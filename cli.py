@@ -329,17 +329,23 @@ def sample(
     guidance: Annotated[float, typer.Option(help="Strength of guidance; 1 is none.")] = 1.0,
     guide: Annotated[Path | None, typer.Option(help="Run to guide by; default: the same, without a class.")] = None,
     ema: Annotated[float | None, typer.Option(help="Length of the average of the weights, such as 0.07.")] = None,
+    at: Annotated[
+        int | None, typer.Option(help="Moment of the run, in training pictures; default: the newest.")
+    ] = None,
+    guide_ema: Annotated[float | None, typer.Option(help="As --ema, of the guide.")] = None,
+    guide_at: Annotated[int | None, typer.Option(help="As --at, of the guide, which may be the same run.")] = None,
     solver: Annotated[Literal["heun", "euler"], typer.Option(help="Of second or first order.")] = "heun",
     steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1)] = 18,
     batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Draw pictures from the newest checkpoint of a run.
+    """Draw pictures from the newest checkpoint of a run, or as it was at an earlier moment.
 
     A picture depends on its seed alone. The same command continues one that was stopped. For several GPUs, write
     `torchrun --nproc-per-node 8 -m ambient.cli sample RUN -n 50000` (torchrun takes --num for an option of its own):
-    each draws its share of the seeds.
+    each draws its share of the seeds. To guide a run by what it was itself (autoguidance): `--guide RUN --guide-at
+    200000 --guidance 2`, at a moment that its folder ema/ names.
 
     Example: ambient sample runs/first --num 50000 --seeds 0-49999 -o samples
     """
@@ -348,7 +354,16 @@ def sample(
     from .train.generate import SampleConfig, generate, plan, seeds_of
 
     classes = None if labels is None else tuple(numbers(labels, "--labels"))
-    config = SampleConfig(solver=solver, steps=steps, guidance=guidance, ema_std=ema, labels=classes)
+    config = SampleConfig(
+        solver=solver,
+        steps=steps,
+        guidance=guidance,
+        ema_std=ema,
+        at=at,
+        guide_ema_std=guide_ema,
+        guide_at=guide_at,
+        labels=classes,
+    )
     target, named, packed = npz or out, seeds_of(num, seeds), npz is not None
     if dry_run:
         _print_json(plan(run, target, named, config, guide=guide, npz=packed, batch_size=batch))

@@ -51,10 +51,15 @@ def update(average: Iterable[Tensor], weights: Iterable[Tensor], keep: float) ->
 
 def store(run: Path, num_images: int, sigma_rel: float, weights: dict[str, Tensor]) -> None:
     """Keep an average for reconstruction: run/ema/000012345678-0.05.safetensors, in float16 as in the paper."""
-    path = run / FOLDER / f"{num_images:012d}-{sigma_rel!r}.safetensors"
+    path = path_of(run, num_images, sigma_rel)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
     write_whole(path, save(half))
+
+
+def path_of(run: Path, num_images: int, sigma_rel: float) -> Path:
+    """Where an average is kept for reconstruction."""
+    return run / FOLDER / f"{num_images:012d}-{sigma_rel!r}.safetensors"
 
 
 def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -> dict[str, Tensor]:
@@ -69,9 +74,11 @@ def reconstruct(run: Path, sigma_rel: float, *, num_images: int | None = None) -
     stored = sorted((run / FOLDER).glob("[0-9]*.safetensors"))
     moments = [(int(path.stem[:12]), float(path.stem[13:])) for path in stored]
     known = sorted({moment for moment, _ in moments})
-    end = num_images or (known[-1] if known else 0)
+    end = num_images if num_images is not None else max(known, default=0)
     if end not in known:
-        raise UserError(f"{run} has no averages stored at {end:,} pictures: train longer or choose among {known}")
+        nearest = sorted(sorted(known, key=lambda moment: abs(moment - end))[:2])
+        choice = f"the nearest moments are {' and '.join(map(str, nearest))}" if nearest else "train longer"
+        raise UserError(f"{run} has no averages stored at {end:,} pictures: {choice}")
     chosen = [i for i, (moment, _) in enumerate(moments) if moment <= end]
     ends = np.array([moments[i][0] for i in chosen], dtype=np.float64)
     gammas = np.array([gamma_of(moments[i][1]) for i in chosen])

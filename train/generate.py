@@ -53,7 +53,8 @@ class SampleConfig:
 
     solver, steps: a name in ``solvers.SOLVERS`` and its number of steps. guidance: G of ``guidance.py``, 1 for none.
     ema_std: length of the average of the weights (arXiv 2312.02696, section 3), rebuilt from those stored; None for the
-    first that the run kept.
+    first that the run kept. at: training pictures that the run had seen, a moment at which it stored averages; None for
+    its newest checkpoint. guide_ema_std, guide_at: the same of the run to guide by.
     labels: classes that the seeds take in turn: seed s has labels[s mod their number]; None for all of the run's.
     """
 
@@ -61,6 +62,9 @@ class SampleConfig:
     steps: int = NUM_STEPS
     guidance: float = 1.0
     ema_std: float | None = None
+    at: int | None = None
+    guide_ema_std: float | None = None
+    guide_at: int | None = None
     labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class SampleConfig:
             raise UserError(f"steps must be at least 1, not {self.steps}")
         if not abs(self.guidance) < float("inf"):
             raise UserError(f"guidance must be a number, 1 for none, not {self.guidance}")
+        if wrong := [at for at in (self.at, self.guide_at) if at is not None and at < 1]:
+            raise UserError(f"a moment of a run is a number of training pictures, at least 1, not {wrong[0]}")
         if self.labels == ():
             raise UserError("no label is given: name one class or more")
 
@@ -88,9 +94,9 @@ def generate(
 ) -> Path:
     """Draw a picture per seed from a run's averaged weights; the same call again continues where a killed one was.
 
-    guide: another run, to guide by. out: a folder for PNG files, in folders of a thousand if there are more; with
-    ``npz`` a file: ``arr_0`` (N, H, W, C), uint8 pixels or float32 latents in the order of the seeds, ``seed`` and
-    ``label`` (N,) int64 (-1 for none), ``about`` in JSON.
+    guide: another run to guide by, or the same with other weights. out: a folder for PNG files, in folders of a
+    thousand if there are more; with ``npz`` a file: ``arr_0`` (N, H, W, C), uint8 pixels or float32 latents in the
+    order of the seeds, ``seed`` and ``label`` (N,) int64 (-1 for none), ``about`` in JSON.
     batch_size: pictures at a time. It changes pictures by rounding only; while it stays the same and no process draws
     fewer pictures than that, they are the same bit for bit in any order, share or continued run on one kind of device.
 
@@ -182,8 +188,10 @@ def _checked(
     npz: bool,
 ) -> _Work:
     """Load the runs and see that they, the configuration and what is at ``out`` fit. Raises UserError."""
-    main = load_trained(run, device, warn=warn, ema_std=config.ema_std)
-    other = load_trained(guide, device, warn=warn) if guide else None
+    main = load_trained(run, device, warn=warn, ema_std=config.ema_std, at=config.at)
+    other = None
+    if guide:
+        other = load_trained(guide, device, warn=warn, ema_std=config.guide_ema_std, at=config.guide_at)
     check_pixels(main, npz=npz)
     labels = labels_of(main, config)
     check_guidance(main, other, config)
@@ -275,6 +283,8 @@ def check_pixels(main: Trained, *, npz: bool) -> None:
 def check_guidance(main: Trained, guide: Trained | None, config: SampleConfig) -> None:
     """Raise UserError where this run cannot be guided so."""
     if guide is None:
+        if config.guide_ema_std is not None or config.guide_at is not None:
+            raise UserError("--guide-ema and --guide-at choose weights of a guide: name its run, with --guide RUN")
         if config.guidance != 1 and main.config.num_classes == 0:
             raise UserError(f"{main.run} was trained without classes: guide it by another run, with --guide RUN")
         if config.guidance != 1 and not main.trains_none:
@@ -291,6 +301,12 @@ def check_guidance(main: Trained, guide: Trained | None, config: SampleConfig) -
         raise UserError(
             f"{guide.run} was trained with {guide.config.num_classes} classes and {main.run} with "
             f"{main.config.num_classes}: a guide has the same or none"
+        )
+    same = (guide.num_images, guide.ema_std) == (main.num_images, main.ema_std)
+    if same and guide.run.resolve() == main.run.resolve():
+        raise UserError(
+            f"{main.run} cannot be guided by the very same weights: choose an earlier moment of the guide, with "
+            "--guide-at, or another length of its average, with --guide-ema"
         )
 
 

@@ -5,7 +5,8 @@ normalisation and taken at each noise level by itself. Three uses of the one for
 
 - classifier-free guidance (arXiv 2207.12598): the guide is the same network, told the class "none";
 - the same with another, unconditional network, as EDM2 does it (arXiv 2312.02696, section 4);
-- autoguidance (arXiv 2406.02507): the guide is a smaller or less trained network, told the same class.
+- autoguidance (arXiv 2406.02507): the guide is a smaller or less trained network, such as the same at an
+  earlier moment, told the same class.
 
 G = 1 is the main denoiser alone; arXiv 2207.12598 writes w = G - 1.
 """

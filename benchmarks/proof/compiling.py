@@ -48,6 +48,15 @@ def _compile(proof: Proof, config: TrainConfig, device: torch.device, say: Calla
     denoised.square().mean().backward()
     say("the training step is compiled")
     model = build_denoiser(config, space).to(device).eval().requires_grad_(False)
-    trained = Trained(run=Path(), denoiser=model, config=config, space=space, trains_none=False, checksum="")
+    trained = Trained(
+        run=Path(),
+        denoiser=model,
+        config=config,
+        space=space,
+        num_images=0,
+        ema_std=config.ema_stds[0],
+        trains_none=False,
+        checksum="",
+    )
     draw(trained, 1024, device)
     say("the sampler is compiled")

@@ -26,6 +26,7 @@ from ambient.train.networks.unet import UNetConfig
 from ambient.train.samples import load_pngs
 from ambient.train.solvers import Denoise, heun, sigma_steps
 from ambient.train.trained import Trained, load_trained, told
+from in_process import run_command
 from PIL import Image
 from small_pool import write_pool
 from torch import Tensor
@@ -416,3 +417,70 @@ def test_pictures_of_an_average_of_another_length(tmp_path: Path) -> None:
     assert float((pictures[0.1] - pictures[None]).abs().max()) > 0.1
     with pytest.raises(UserError, match="must lie in"):
         load_trained(run, CPU, warn=print, ema_std=0.9)
+
+
+@pytest.fixture(scope="module")
+def growing(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with classes, with averages stored after 50 pictures, when it was like another run, and after 100."""
+    folder = tmp_path_factory.mktemp("growing")
+    run = write_run(folder / "run", num_classes=3, trains_none=True, seed=1)
+    earlier = write_run(folder / "earlier", num_classes=3, trains_none=True, seed=5)
+    for moment, of in ((50, earlier), (100, run)):
+        averages = checkpoint.read(checkpoint.folders(of)[-1], ("ema0", "ema1")).parts
+        for part, std in (("ema0", 0.05), ("ema1", 0.1)):
+            ema.store(run, moment, std, averages[part])
+    return run
+
+
+def test_a_run_as_it_was_at_an_earlier_moment(growing: Path) -> None:
+    trained, earlier = load_trained(growing, CPU, warn=print, at=50), loaded(growing.with_name("earlier"))
+    assert (trained.num_images, trained.ema_std) == (50, 0.05)
+    assert loaded(growing).num_images == 100
+    for name, weight in trained.denoiser.named_parameters():
+        torch.testing.assert_close(weight, earlier.denoiser.get_parameter(name), rtol=2e-3, atol=2e-3)
+    assert trained.checksum not in (loaded(growing).checksum, earlier.checksum)
+
+
+def test_guidance_by_the_same_run_at_an_earlier_moment(growing: Path, tmp_path: Path) -> None:
+    main, told = loaded(growing), torch.tensor([0, 1, 2])
+    for number, (at, std) in enumerate([(50, None), (50, 0.1), (None, 0.1)]):
+        config = SampleConfig(steps=4, guidance=2.0, guide_at=at, guide_ema_std=std)
+        out = tmp_path / str(number)
+        generate(growing, out, range(3), config, guide=growing, device="cpu")
+        found = load_pngs([out / f"{seed:06d}.png" for seed in range(3)])
+        guide = load_trained(growing, CPU, warn=print, ema_std=std, at=at)
+        assert same_but_for_rounding(found, guided_by_hand(main, guide, told, 2.0))
+    assert len({tuple(drawn(tmp_path / str(number)).values()) for number in range(3)}) == 3
+    with pytest.raises(UserError, match=r"drawn with guide_ema_std = None, not 0\.1"):
+        generate(growing, tmp_path / "0", range(3), config, guide=growing, device="cpu")
+
+
+def test_the_command_names_moments_and_lengths(growing: Path, tmp_path: Path) -> None:
+    words = ["--guide", growing, "--guide-at", 50, "--guide-ema", 0.1, "--at", 100, "--ema", 0.05, "--guidance", 2]
+    common = ["-n", 1, "--steps", 1, "--device", "cpu"]
+    assert run_command("sample", growing, "-o", tmp_path / "out", *common, *words) == 0
+    how = json.loads((tmp_path / "out" / "sampling.json").read_text())
+    assert (how["at"], how["ema_std"], how["guide_at"], how["guide_ema_std"]) == (100, 0.05, 50, 0.1)
+
+
+def test_moments_and_lengths_that_cannot_be(growing: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def fails(match: str, guide: Path | None = growing, **fields: object) -> None:
+        with pytest.raises(UserError, match=match) as caught:
+            generate(growing, out, [0], SampleConfig(**{"guidance": 2.0, **fields}), guide=guide, device="cpu")
+        assert "\n" not in str(caught.value)
+
+    fails("by the very same weights.*--guide-at")
+    fails("by the very same weights", at=50, guide_at=50)
+    fails("by the very same weights", ema_std=0.1, guide_ema_std=0.1)
+    fails("by the very same weights", guide_at=100)
+    fails("name its run, with --guide RUN", guide=None, guide_at=50)
+    fails("name its run, with --guide RUN", guide=None, guide_ema_std=0.1)
+    fails("no averages stored at 70 pictures: the nearest moments are 50 and 100", guide_at=70)
+    fails("no averages stored at 7 pictures", at=7)
+    fails("at least 1, not 0", at=0)
+    fails("at least 1, not -5", guide_at=-5)
+    fails("must lie in", guide_ema_std=0.9)
+    fails("changes nothing at guidance 1", guidance=1.0, guide_at=50)
+    assert not out.exists()
