@@ -63,7 +63,13 @@ def train(
             for line in remarks(rows, config, sampler):
                 run.say(line)
             pictures = open_pictures(
-                rows, world.device, place=config.pictures, workers=workers, say=run.say, report=run.say_reading
+                rows,
+                world.device,
+                world=world,
+                place=config.pictures,
+                workers=workers,
+                say=run.say,
+                report=run.say_reading,
             )
             use_fast_kernels(world.device)
             if compiled := should_compile(world.device, config.compile, run.total - state.num_images):

@@ -1,14 +1,11 @@
 """The decoded pictures: on the training device, in a memory-mapped file, or decoded when they are drawn."""
 
-import hashlib
 import math
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,17 +19,18 @@ from ..curate.pool import content_id
 from ..curate.remote import is_remote
 from ..curate.units import to_unit
 from ..curate.uris import encoded
-from ..curate.whole import PARTIAL, replacing, writing
 from ..schemas.errors import UserError
 from .batches import Batch
+from .cache import arrived, cache_path, cache_room, opened, writers, written
 from .rows import Rows
+from .together import Work, nothing, together
+from .world import World
 
 Place = Literal["auto", "device", "cache", "stream"]
 
 _DEVICE_SHARE = 0.5  # of the free memory that the pictures may take: the rest is for the network
-_DISK_SHARE = 0.8  # of the free disk that the cache may take
+_BLOCK_BYTES = 1 << 26  # of pictures that go to the device at once
 _REPORT_EVERY = 1000
-_ABANDONED_S = 3600  # that nobody has written to a part of a cache: its run was killed
 
 
 class Pictures(Protocol):
@@ -78,34 +76,49 @@ def open_pictures(
     rows: Rows,
     device: torch.device,
     *,
+    world: World | None = None,
     place: Place = "auto",
     workers: int = 2,
+    stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> Pictures:
     """Have the pictures of all rows at hand, on the device if they fit there, and say where they are.
 
-    workers: threads that decode. say: told where the pictures live. report: called with (pictures read, of how many).
+    world: the processes that train together, all of which must call; they take the first place with room for each.
+    Those that share a cache folder decode once: the first writes the cache, the others map it, or copy from it to their
+    devices. Where the disk has no room for that, each decodes for its own device.
+    workers: threads that decode. stop: asked about every second. say: told where the pictures live. report: called with
+    (pictures read, of how many).
     Raises UserError where a picture cannot be read or is not the annotated one any more (its content id is compared),
-    and where there is no room for the place asked for.
+    and where there is no room for the place asked for; Interrupted where stop said so.
     """
     check_readable(rows)
-    num_bytes = len(rows) * int(np.prod(rows.space.shape))
-    side, channels = rows.space.resolution, rows.space.channels
+    world = world or World(rank=0, size=1, device=device)
+    shape = (len(rows), *rows.space.shape)
+    num_bytes, side, channels = math.prod(shape), rows.space.resolution, rows.space.channels
     what = f"{len(rows):,} pictures of {side}x{side}x{channels} ({_size(num_bytes)})"
-    chosen = _choose(place, num_bytes, rows, device)
-    if chosen == "device":
-        say(f"{what} in the memory of {device}")
-        pixels = np.empty((len(rows), *rows.space.shape), dtype=np.uint8)
-        for row, picture in enumerate(_decoded(rows, workers, report)):
-            pixels[row] = picture
-        return Stored(pixels=torch.from_numpy(pixels).to(device))
-    if chosen == "cache":
-        path = _cache_path(rows)
-        say(f"{what} in the cache {path}")
-        return Stored(pixels=torch.from_numpy(_cached(path, rows, workers, report)))
-    say(f"{what} are decoded when they are drawn, by {workers} threads")
-    return Streamed(rows, workers)
+    chosen = _choose(place, num_bytes, rows, device, world)
+    if chosen == "stream":
+        say(f"{what} are decoded when they are drawn, by {workers} threads")
+        return Streamed(rows, workers)
+    share, decoded = partial(together, world=world, stop=stop), _decoded(rows, workers, report)
+    cached = None
+    if chosen == "cache" or (world.size > 1 and num_bytes <= _room("cache", num_bytes, rows, device, world)):
+        path = cache_path(rows)
+        firsts = writers(path, world)
+        if chosen == "cache" or len(set(firsts)) < world.size:
+            say(f"{what} in the cache {path}")
+            is_writer = firsts[world.rank] == world.rank
+            share(written(path, shape, decoded) if is_writer else nothing())
+            share(arrived(path, num_bytes))
+            cached = torch.from_numpy(opened(path, shape))
+    if chosen == "cache" and cached is not None:
+        return Stored(pixels=cached)
+    say(f"{what} in the memory of {device}")
+    pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+    share(_filled(pixels, decoded) if cached is None else _copied(pixels, cached))
+    return Stored(pixels=pixels)
 
 
 def check_readable(rows: Rows) -> None:
@@ -137,37 +150,29 @@ def _unit(pictures: Tensor) -> Tensor:
     return to_unit(pictures) if pictures.dtype == torch.uint8 else pictures.float()
 
 
-def _choose(place: Place, num_bytes: int, rows: Rows, device: torch.device) -> Place:
-    """The place asked for if there is room, or the first with room. Raises UserError."""
-
-    def room(name: Place) -> float:
-        if name == "device":
-            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory()
-            return _DEVICE_SHARE * free
-        return _cache_room(rows) if name == "cache" else math.inf
-
+def _choose(place: Place, num_bytes: int, rows: Rows, device: torch.device, world: World) -> Place:
+    """The place asked for if there is room, or the first with room; the same on every rank. Raises UserError."""
     if place == "auto":
         places: tuple[Place, ...] = ("device", "cache", "stream")
-        return next(name for name in places if num_bytes <= room(name))
-    if num_bytes > room(place):
+        return next(name for name in places if num_bytes <= _room(name, num_bytes, rows, device, world))
+    if num_bytes > (room := _room(place, num_bytes, rows, device, world)):
         raise UserError(
-            f"the decoded pictures take {_size(num_bytes)}, and {_size(room(place))} are free for them with "
+            f"the decoded pictures take {_size(num_bytes)}, and {_size(room)} are free for them with "
             f"pictures={place}: leave that out to have a place chosen, or train at a lower resolution"
         )
     return place
 
 
-def _cache_room(rows: Rows) -> float:
-    """Bytes that the cache may take: no end of them if it is there already, none where no home folder can be read."""
-    try:
-        if _cache_path(rows).exists():
-            return math.inf
-        folder = cache_folder()
-        while not folder.exists():
-            folder = folder.parent
-        return _DISK_SHARE * shutil.disk_usage(folder).free
-    except (OSError, RuntimeError):
-        return 0.0
+def _room(place: Place, num_bytes: int, rows: Rows, device: torch.device, world: World) -> float:
+    """Bytes that there is room for on the rank that has the least. Every rank must call."""
+    room = math.inf
+    if place == "device" and device.type == "cuda":
+        room = _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    elif place == "device":  # the processes of a host share its memory, in which each keeps all pictures
+        room = _DEVICE_SHARE * host_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    elif place == "cache":
+        room = cache_room(rows, num_bytes)
+    return float(world.gather(torch.tensor(room, dtype=torch.float64)).min())
 
 
 def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> Iterator[U8]:
@@ -178,35 +183,28 @@ def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> It
             report(row + 1, len(rows))
 
 
-def _cached(path: Path, rows: Rows, workers: int, report: Callable[[int, int], None]) -> U8:
-    """The memory-mapped pixels at path, decoded first if they are not there, whole."""
-    shape = (len(rows), *rows.space.shape)
-    if not path.exists() or path.stat().st_size != math.prod(shape):
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
-                with suppress(FileNotFoundError):  # finished by another process in this moment
-                    if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                        left.unlink()
-        # Of a process's own, and not mapped, which would end the program where the disk is full.
-        name = f"{path.name}.{os.getpid()}{PARTIAL}"
-        with replacing(path, name=name) as partial, partial.open("wb") as file:
-            for picture in _decoded(rows, workers, report):
-                file.write(picture.tobytes())
-    # Copy-on-write, for torch wants memory that may be written.
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
+def _filled(pixels: Tensor, pictures: Iterable[U8]) -> Work:
+    """Copy pictures in turn to where the pixels are, a block at a time: the host's memory never holds all of them."""
+    block = torch.empty_like(pixels[: _block_len(pixels)], device="cpu")
+    staged = block.numpy()
+    for row, picture in enumerate(pictures):
+        place = row % len(block)
+        staged[place] = picture
+        if place + 1 == len(block) or row + 1 == len(pixels):
+            pixels[row - place : row + 1] = block[: place + 1]
+        yield
 
 
-def _cache_path(rows: Rows) -> Path:
-    """Named after pictures and Space, so that manifests that differ in thresholds only share it."""
-    key = hashlib.blake2b(str(rows.space).encode(), digest_size=16)
-    key.update(rows.names.numpy().tobytes())
-    return cache_folder() / f"{key.hexdigest()}.u8"
+def _copied(pixels: Tensor, cached: Tensor) -> Work:
+    """The same from mapped pixels."""
+    num = _block_len(pixels)
+    for start in range(0, len(pixels), num):
+        pixels[start : start + num] = cached[start : start + num]
+        yield
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ambient"
+def _block_len(pixels: Tensor) -> int:
+    return max(1, _BLOCK_BYTES // pixels[0].numel())
 
 
 def load_row(rows: Rows, row: int) -> U8:

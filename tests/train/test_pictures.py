@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY
 from ambient.schemas.space import Space
-from ambient.train import pictures
+from ambient.train import cache, pictures, together
 from ambient.train.batches import batches
 from ambient.train.config import TrainConfig
 from ambient.train.loop import build_sampler
-from ambient.train.pictures import Place, Stored, Streamed, open_pictures, with_pictures
-from ambient.train.rows import read_rows
+from ambient.train.pictures import Place, Stored, Streamed, load_row, open_pictures, with_pictures
+from ambient.train.rows import Rows, read_rows
+from ambient.train.together import Interrupted
 from ambient.train.world import World
 from PIL import Image
 from small_pool import write_pool
@@ -124,13 +126,56 @@ def test_without_a_home_folder_pictures_live_elsewhere(
     def none() -> Path:
         raise problem
 
-    monkeypatch.setattr(pictures, "cache_folder", none)
+    monkeypatch.setattr(cache, "cache_folder", none)
     rows = read_rows(write_pool(tmp_path))
     assert isinstance(open_pictures(rows, CPU), Stored)
     monkeypatch.setattr(pictures, "host_memory", lambda: 1000)
     assert isinstance(open_pictures(rows, CPU), Streamed)
     with pytest.raises(UserError, match="are free for them with pictures=cache"):
         open_pictures(rows, CPU, place="cache")
+
+
+def test_pictures_reach_the_device_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_rows(write_pool(tmp_path))
+    expected = open_pictures(rows, CPU).gather(torch.arange(12))
+    sizes, empty_like = [], torch.empty_like
+    monkeypatch.setattr(pictures, "_BLOCK_BYTES", 5 * 64)
+    monkeypatch.setattr(torch, "empty_like", lambda x, **how: (sizes.append(len(x)), empty_like(x, **how))[1])
+    assert torch.equal(open_pictures(rows, CPU).gather(torch.arange(12)), expected)
+    assert sizes == [5]
+    copied = torch.zeros(12, 1, 8, 8, dtype=torch.uint8)
+    assert len(list(pictures._copied(copied, expected))) == 3
+    assert torch.equal(copied, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pictures_on_a_gpu_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_rows(write_pool(tmp_path))
+    expected = open_pictures(rows, CPU).gather(torch.arange(12))
+    monkeypatch.setattr(pictures, "_BLOCK_BYTES", 5 * 64)
+    opened = open_pictures(rows, torch.device("cuda"), place="device")
+    assert torch.equal(opened.gather(torch.arange(12, device="cuda")).cpu(), expected)
+
+
+@pytest.mark.parametrize("place", ["device", "cache"])
+def test_a_stop_ends_the_reading_soon_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(together, "_MEET_EVERY_S", 0.05)
+    rows, looked, one = read_rows(write_pool(tmp_path)), [], load_row
+
+    def slowly(rows: Rows, row: int) -> Any:
+        looked.append(row)
+        time.sleep(0.04)
+        return one(rows, row)
+
+    monkeypatch.setattr(pictures, "load_row", slowly)
+    with pytest.raises(Interrupted):
+        open_pictures(rows, CPU, place=place, workers=0, stop=lambda: True)
+    assert 1 <= len(looked) <= 4
+    assert not list((tmp_path / "cache").rglob("*.*"))
 
 
 def test_a_cache_cut_short_is_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

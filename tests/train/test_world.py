@@ -56,10 +56,13 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from test_world import BF16, CONFIG, LONG
 from ambient.schemas.errors import UserError
+from ambient.train import pictures
 from ambient.train.loop import train
 from ambient.train.state import State
 if os.environ["RANK"] != "0":
     State.to_checkpoint = None  # only the first one has memory for a copy
+looks, load_row = [], pictures.load_row
+pictures.load_row = lambda rows, row: (looks.append(row), load_row(rows, row))[1]
 manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
 for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True):
     os.environ["MASTER_PORT"] = port
@@ -72,6 +75,7 @@ for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True)
         train(manifest, out / name, config, device="cpu", stop=stop)
     except UserError as error:
         sys.exit(f"UserError: {error}")
+    print(name, len(looks), flush=True)
 """
 
 
@@ -102,9 +106,12 @@ def start(manifest: Path, *runs: str, size: int = 2) -> list[subprocess.Popen[st
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(size),
+            "XDG_CACHE_HOME": str(manifest.parent / "cache"),
         }
         command = [sys.executable, "-c", SCRIPT, str(here.parent), str(manifest), str(manifest.parent), *runs]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
     return processes
 
 
@@ -126,9 +133,12 @@ def test_two_processes_reach_what_one_does_and_any_number_continues(manifest: Pa
     assert checkpoint.folders(half)[-1].name == "000000000048"
     shutil.copytree(half, manifest.parent / "fsdp-half")
     processes = start(manifest, "two", "fsdp", "half", "fsdp-half")
+    looks = []
     for process in processes:
-        _, error = process.communicate(timeout=200)
+        out, error = process.communicate(timeout=200)
         assert process.returncode == 0, error
+        looks.append([int(line.split()[1]) for line in out.splitlines()])
+    assert looks == [[12] * 4, [0] * 4]
     for name in ("two", "fsdp", "half", "fsdp-half"):
         assert_close_runs(manifest.parent / name, alone)
         assert sorted(p.name for p in (manifest.parent / name / "samples").iterdir()) == sorted(
@@ -181,6 +191,15 @@ def test_a_killed_process_ends_the_others_in_one_line_and_one_continues(manifest
         found = checkpoint.read(folder, parts_of(CONFIG)).num_images
     steps = iter(range(100))
     assert int(train(manifest, run, LONG, device="cpu", stop=lambda: next(steps) == 3).name) == found + 3 * 8
+
+
+def test_a_picture_that_cannot_be_read_ends_both_in_its_words(tmp_path: Path) -> None:
+    manifest = write_pool(tmp_path)
+    (tmp_path / "pool" / "007.png").unlink()
+    for process in start(manifest, "gone"):
+        _, error = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "UserError: '007.png' was usable when the pool was annotated and now is not" in error
 
 
 STUCK = """

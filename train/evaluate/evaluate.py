@@ -21,8 +21,8 @@ from ...curate.uris import Roots
 from ...curate.whole import write_whole, writing
 from ...schemas.errors import UserError
 from ...schemas.space import Space
+from ..cache import cache_folder
 from ..generate import NUM_STEPS
-from ..pictures import cache_folder
 from .diversity import vendi
 from .extractors import Extractor, open_extractor
 from .labelled import save_classifier, train_classifier

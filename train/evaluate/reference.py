@@ -12,7 +12,7 @@ from ...curate import digests
 from ...curate.reporter import Reporter
 from ...curate.whole import write_whole, writing
 from ...schemas.space import Space
-from ..pictures import cache_folder
+from ..cache import cache_folder
 from .distances import Moments, moments
 from .extractors import Extractor, features_of
 from .sources import Source, read

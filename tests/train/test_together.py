@@ -1,0 +1,208 @@
+"""Processes that train together read pictures once, choose one place, and end together. Threads stand for them."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ambient.schemas.errors import UserError
+from ambient.train import cache, pictures, together
+from ambient.train.pictures import Pictures, Place, Stored, Streamed, load_row, open_pictures
+from ambient.train.rows import Rows, read_rows
+from ambient.train.together import Interrupted
+from ambient.train.world import World
+from small_pool import write_pool
+from torch import Tensor
+
+CPU = torch.device("cpu")
+PATIENCE_S = 5.0  # after which a communication is given up, as torch.distributed would after half an hour
+
+
+class Meeting:
+    """Where ``size`` threads exchange tensors."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.held = size, [torch.empty(0)] * size
+        self.barrier = threading.Barrier(size)
+
+    def exchange(self, rank: int, values: Tensor) -> Tensor:
+        self.held[rank] = values
+        self.barrier.wait(PATIENCE_S)
+        out = torch.stack(self.held)
+        self.barrier.wait(PATIENCE_S)
+        return out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thread(World):
+    """A process of a world, played by a thread."""
+
+    meeting: Meeting
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.gather(torch.tensor(flag)).any())
+
+    def gather(self, values: Tensor) -> Tensor:
+        return self.meeting.exchange(self.rank, values)
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return read_rows(write_pool(tmp_path))
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often each rank has decoded a picture."""
+    count: Counter[int] = Counter()
+
+    def counted(rows: Rows, row: int) -> Any:
+        count[rank_here()] += 1
+        return load_row(rows, row)
+
+    monkeypatch.setattr(pictures, "load_row", counted)
+    return count
+
+
+def rank_here() -> int:
+    return int(threading.current_thread().name.rpartition("_")[2])
+
+
+def opened_by(size: int, rows: Rows, stop: Callable[[int], bool] = lambda _: False, **how: Any) -> list[Any]:
+    """What each rank gets, or the error that it meets."""
+    meeting, start = Meeting(size), threading.Barrier(size)
+
+    def work(_: int) -> Pictures | Exception:
+        start.wait(PATIENCE_S)
+        rank = rank_here()
+        world = Thread(rank=rank, size=size, device=CPU, meeting=meeting)
+        try:
+            return open_pictures(rows, CPU, world=world, workers=0, stop=lambda: stop(rank), **how)
+        except (UserError, Interrupted) as error:
+            return error
+
+    with ThreadPoolExecutor(size, thread_name_prefix="rank") as threads:
+        return list(threads.map(work, range(size)))
+
+
+@pytest.mark.parametrize("place", ["cache", "device"])
+def test_one_of_those_that_share_a_folder_decodes(rows: Rows, looks: Counter[int], place: Place) -> None:
+    every, told = torch.arange(12), []
+    found = opened_by(3, rows, place=place, say=told.append)
+    assert looks == {0: 12}
+    expected = np.stack([load_row(rows, row) for row in range(12)])
+    for one in found:
+        assert isinstance(one, Stored)
+        assert np.array_equal(one.gather(every).numpy(), expected)
+    assert [path.suffix for path in cache.cache_folder().iterdir()] == [".u8"]
+    assert sum("in the cache" in line for line in told) == 3
+    opened_by(3, rows, place=place)
+    assert looks == {0: 12}
+
+
+@pytest.mark.parametrize("place", ["cache", "device"])
+def test_each_host_with_a_folder_of_its_own_decodes_once(
+    rows: Rows, looks: Counter[int], place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / f"host{rank_here() // 2}")
+    first, *others = opened_by(4, rows, place=place)
+    assert looks == {0: 12, 2: 12}
+    for other in others:
+        assert torch.equal(other.pixels, first.pixels)
+    assert [len(list((tmp_path / host).iterdir())) for host in ("host0", "host1")] == [1, 1]
+
+
+def test_nothing_is_written_for_devices_of_which_none_shares_a_folder(
+    rows: Rows, looks: Counter[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / f"host{rank_here()}")
+    opened_by(2, rows, place="device")
+    assert looks == {0: 12, 1: 12}
+    assert not list(tmp_path.rglob("*.u8"))
+
+
+def test_a_cache_in_a_folder_that_cannot_be_written_is_used(
+    rows: Rows, looks: Counter[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_by(2, rows, place="cache")
+    looks.clear()
+
+    def denied(*_args: Any, **_how: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "touch", denied)
+    assert all(isinstance(one, Stored) for one in opened_by(2, rows, place="cache"))
+    assert not looks
+
+
+@pytest.mark.parametrize("place", ["cache", "device"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_fails_on_one_ends_all_in_its_words(
+    rows: Rows, place: Place, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pool" / "007.png").unlink()
+    if not shared:
+        monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / f"host{rank_here()}")
+    errors = opened_by(2, rows, place=place)
+    assert [str(error) for error in errors] == [str(errors[0])] * 2
+    assert str(errors[0]).startswith("'007.png' was usable when the pool was annotated and now is not: No such file")
+    assert not list(tmp_path.rglob("*.u8*"))
+
+
+def test_all_choose_the_place_that_has_room_for_each(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "host_memory", lambda: 1000 if rank_here() == 1 else 10**9)
+    assert {type(one) for one in opened_by(2, rows)} == {Stored}
+    assert len(list(tmp_path.rglob("*.u8"))) == 1
+    errors = opened_by(2, rows, place="device")
+    assert all("are free for them with pictures=device" in str(error) for error in errors)
+    monkeypatch.setattr(pictures, "cache_room", lambda *_: 10 if rank_here() == 0 else 10**9)
+    assert {type(one) for one in opened_by(2, rows)} == {Streamed}
+
+
+def test_processes_of_a_host_share_its_memory(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "host_memory", lambda: 3 * 12 * 64)  # of which half may be taken
+    assert all(isinstance(one, Stored) for one in opened_by(2, rows, place="device"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert all(isinstance(one, UserError) for one in opened_by(2, rows, place="device"))
+
+
+def test_a_stop_of_one_that_waits_ends_all(
+    rows: Rows, looks: Counter[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "_MEET_EVERY_S", 0.0)
+    found = opened_by(3, rows, place="cache", stop=lambda rank: rank == 2 and looks[0] > 4)
+    assert [type(one) for one in found] == [Interrupted] * 3
+    assert looks == {0: 5}
+    assert not list(tmp_path.rglob("*.u8*"))
+
+
+def test_no_wait_is_as_long_as_the_reading(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take hours: what waits in one communication is given up."""
+    monkeypatch.setattr(together, "_MEET_EVERY_S", 0.1)
+    waits = []
+
+    def timed(meeting: Meeting, rank: int, values: Tensor, exchange: Any = Meeting.exchange) -> Tensor:
+        begin = time.monotonic()
+        out: Tensor = exchange(meeting, rank, values)
+        waits.append(time.monotonic() - begin)
+        return out
+
+    def slowly(rows: Rows, row: int) -> Any:
+        time.sleep(0.1)
+        return load_row(rows, row)
+
+    monkeypatch.setattr(Meeting, "exchange", timed)
+    monkeypatch.setattr(pictures, "load_row", slowly)
+    begin = time.monotonic()
+    opened_by(2, rows, place="cache")
+    assert max(waits) < (time.monotonic() - begin) / 2

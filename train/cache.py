@@ -1,0 +1,115 @@
+"""The file of decoded pictures, which runs share: written once, by one process, whole or not at all."""
+
+import hashlib
+import math
+import os
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..curate.images import U8
+from ..curate.whole import PARTIAL, replacing, writing
+from ..schemas.errors import UserError
+from .rows import Rows
+from .together import Work
+from .world import World
+
+_DISK_SHARE = 0.8  # of the free disk that the cache may take
+_ABANDONED_S = 3600  # that nobody has written to a part of a cache: its run was killed
+_LATE_S = 120  # in which every host sees a new file: NFS may remember for a minute that there was none
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ambient"
+
+
+def cache_path(rows: Rows) -> Path:
+    """Named after pictures and Space, so that manifests that differ in thresholds only share it."""
+    key = hashlib.blake2b(str(rows.space).encode(), digest_size=16)
+    key.update(rows.names.numpy().tobytes())
+    return cache_folder() / f"{key.hexdigest()}.u8"
+
+
+def cache_room(rows: Rows, num_bytes: int) -> float:
+    """Bytes that the file may take: no end of them if it is there already, none where no home folder can be read."""
+    try:
+        if _has_size(cache_path(rows), num_bytes):
+            return math.inf
+        folder = cache_folder()
+        while not folder.exists():
+            folder = folder.parent
+        return _DISK_SHARE * shutil.disk_usage(folder).free
+    except (OSError, RuntimeError):
+        return 0.0
+
+
+def writers(path: Path, world: World) -> list[int]:
+    """For each rank the first one that sees its folder of path: on its host, or on any where hosts share it.
+
+    Every rank must call. A process that cannot write to the folder is on its own.
+    """
+    if world.size == 1:
+        return [0]
+    token = int(world.gather(torch.tensor(secrets.randbits(62)))[0])
+    signs = [path.with_name(f"{path.name}.{token:x}-{rank}{PARTIAL}") for rank in range(world.rank + 1)]
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        signs[-1].touch()
+    world.gather(torch.zeros(1))  # all signs are there
+    first = next((rank for rank, sign in enumerate(signs) if sign.exists()), world.rank)
+    found: list[int] = world.gather(torch.tensor(first)).tolist()  # and all have looked
+    with suppress(OSError):
+        signs[-1].unlink()
+    return found
+
+
+def written(
+    path: Path,
+    shape: tuple[int, ...],
+    pictures: Iterable[U8],
+) -> Work:
+    """Write the pictures to path, unless they are there.
+
+    shape: (N, C, R, R).
+    """
+    if _has_size(path, math.prod(shape)):
+        return
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
+            with suppress(FileNotFoundError):  # finished by another process in this moment
+                if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink()
+    # Of a process's own, and not mapped, which would end the program where the disk is full.
+    name = f"{path.name}.{uuid.uuid4().hex}{PARTIAL}"
+    with replacing(path, name=name) as partial, partial.open("wb") as file:
+        for picture in pictures:
+            file.write(picture.tobytes())
+            yield
+
+
+def arrived(path: Path, num_bytes: int) -> Work:
+    """Wait until this host sees the file that another one has written."""
+    end = time.monotonic() + _LATE_S
+    while not _has_size(path, num_bytes):
+        if time.monotonic() > end:
+            raise UserError(f"{path} was written and is not to be seen by every process: set XDG_CACHE_HOME anew")
+        time.sleep(0.1)
+        yield
+
+
+def opened(path: Path, shape: tuple[int, ...]) -> U8:
+    """The memory-mapped pixels at path. Copy-on-write, for torch wants memory that may be written."""
+    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
+
+
+def _has_size(path: Path, num_bytes: int) -> bool:
+    return path.exists() and path.stat().st_size == num_bytes
