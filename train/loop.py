@@ -22,6 +22,7 @@ from .run import Report, Run
 from .sampler import Sampler
 from .state import State, new_state
 from .target import TARGETS, Target, fixed_noise, fresh_noise, loss_floor, weighted_loss
+from .together import Interrupted
 from .world import World, joined
 
 Show = Callable[..., tuple[Tensor, Tensor, Tensor | None]]
@@ -46,7 +47,8 @@ def train(
 
     Started by torchrun, every process trains on its share of each batch, and the first one writes the files.
     out: folder of the run: config.json, metrics.jsonl, samples/, checkpoints/, ema/. roots: where the manifest's roots
-    lie now. workers: threads that decode. stop: asked before each step; True saves a checkpoint and returns.
+    lie now. workers: threads that decode. stop: asked before each step, and while pictures are read;
+    True saves a checkpoint and returns.
     Returns the folder of the newest checkpoint. Raises UserError for all that the user can put right.
     """
     with joined(device) as world:
@@ -62,19 +64,23 @@ def train(
             run.begin(state, manifest)
             for line in remarks(rows, config, sampler):
                 run.say(line)
-            pictures = open_pictures(
-                rows,
-                world.device,
-                world=world,
-                place=config.pictures,
-                workers=workers,
-                say=run.say,
-                report=run.say_reading,
-            )
+            monitor = Monitor(config.batch_size // world.size, world)
+            try:
+                pictures = open_pictures(
+                    rows,
+                    world.device,
+                    world=world,
+                    place=config.pictures,
+                    workers=workers,
+                    stop=stop,
+                    say=run.say,
+                    report=run.say_reading,
+                )
+            except Interrupted:
+                return newest or run.finish(state, monitor)
             use_fast_kernels(world.device)
             if compiled := should_compile(world.device, config.compile, run.total - state.num_images):
                 state.denoiser.network.compile(dynamic=False)
-            monitor = Monitor(config.batch_size // world.size, world)
             backward = build_backward(state, rows, config, world, compiled=compiled)
             run.start(state, pictures)
             stream = batches(

@@ -13,14 +13,28 @@ import numpy as np
 import pytest
 import torch
 from ambient.schemas.errors import UserError
-from ambient.train import cache, pictures, together
+from ambient.train import cache, checkpoint, pictures, together
+from ambient.train.config import TrainConfig
+from ambient.train.loop import train
+from ambient.train.networks.unet import UNetConfig
 from ambient.train.pictures import Pictures, Place, Stored, Streamed, load_row, open_pictures
 from ambient.train.rows import Rows, read_rows
+from ambient.train.state import parts_of
 from ambient.train.together import Interrupted
 from ambient.train.world import World
 from small_pool import write_pool
 from torch import Tensor
 
+CONFIG = TrainConfig(
+    num_images=48,
+    batch_size=8,
+    warmup_images=8,
+    log_images=24,
+    sample_images=48,
+    snapshot_images=48,
+    sample_count=2,
+    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
+)
 CPU = torch.device("cpu")
 PATIENCE_S = 5.0  # after which a communication is given up, as torch.distributed would after half an hour
 
@@ -206,3 +220,31 @@ def test_no_wait_is_as_long_as_the_reading(rows: Rows, monkeypatch: pytest.Monke
     begin = time.monotonic()
     opened_by(2, rows, place="cache")
     assert max(waits) < (time.monotonic() - begin) / 2
+
+
+def test_a_run_stopped_while_pictures_are_read_can_be_continued(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step, and when it has some behind it, of which nothing is lost or told twice."""
+    manifest, steps = tmp_path / "manifest.parquet", iter(range(100))
+    undisturbed = train(manifest, tmp_path / "undisturbed", CONFIG, device="cpu")
+    run = tmp_path / "run"
+
+    def slowly(rows: Rows, row: int) -> Any:
+        assert row < 11, "the reading went on"
+        time.sleep(0.02)
+        return load_row(rows, row)
+
+    monkeypatch.setattr(together, "_MEET_EVERY_S", 0.05)
+    for newest in ("000000000000", "000000000024"):
+        with monkeypatch.context() as slow:
+            slow.setattr(pictures, "load_row", slowly)
+            assert train(manifest, run, CONFIG, device="cpu", workers=0, stop=lambda: True).name == newest
+        lines = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
+        assert len(lines.splitlines()) == (newest != "000000000000")
+        train(manifest, run, CONFIG, device="cpu", stop=lambda: next(steps) == 3)
+    found = train(manifest, run, CONFIG, device="cpu")
+    parts = checkpoint.read(found, parts_of(CONFIG)).parts
+    for part, tensors in checkpoint.read(undisturbed, parts_of(CONFIG)).parts.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, parts[part][name]), (part, name)
