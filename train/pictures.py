@@ -30,6 +30,7 @@ Place = Literal["auto", "device", "cache", "stream"]
 
 _DEVICE_SHARE = 0.5  # of the free memory that the pictures may take: the rest is for the network
 _BLOCK_BYTES = 1 << 26  # of pictures that go to the device at once
+_SAMPLE = 8  # pictures that a cache is compared with
 _REPORT_EVERY = 1000
 
 
@@ -110,7 +111,7 @@ def open_pictures(
         if chosen == "cache" or len(set(firsts)) < world.size:
             say(f"{what} in the cache {path}")
             is_writer = firsts[world.rank] == world.rank
-            share(written(path, shape, decoded) if is_writer else nothing())
+            share(written(path, shape, decoded, _sampled(rows, workers), say) if is_writer else nothing())
             share(arrived(path, num_bytes))
             cached = torch.from_numpy(opened(path, shape))
     if chosen == "cache" and cached is not None:
@@ -181,6 +182,19 @@ def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> It
         yield picture
         if (row + 1) % _REPORT_EVERY == 0:
             report(row + 1, len(rows))
+
+
+def _sampled(rows: Rows, workers: int) -> Iterator[tuple[int, U8]]:
+    """Some rows, the first and the last among them, and their pictures, without those that cannot be read today."""
+
+    def look(row: int) -> tuple[int, U8] | None:
+        try:
+            return row, load_row(rows, row)
+        except UserError:
+            return None
+
+    some = sorted({int(row) for row in np.linspace(0, len(rows) - 1, _SAMPLE)})
+    yield from filter(None, map_in_order(look, some, workers=workers))
 
 
 def _filled(pixels: Tensor, pictures: Iterable[U8]) -> Work:

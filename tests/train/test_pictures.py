@@ -16,6 +16,7 @@ from ambient.schemas.manifest import METADATA_KEY
 from ambient.schemas.space import Space
 from ambient.train import cache, pictures, together
 from ambient.train.batches import batches
+from ambient.train.cache import cache_path
 from ambient.train.config import TrainConfig
 from ambient.train.loop import build_sampler
 from ambient.train.pictures import Place, Stored, Streamed, load_row, open_pictures, with_pictures
@@ -133,6 +134,63 @@ def test_without_a_home_folder_pictures_live_elsewhere(
     assert isinstance(open_pictures(rows, CPU), Streamed)
     with pytest.raises(UserError, match="are free for them with pictures=cache"):
         open_pictures(rows, CPU, place="cache")
+
+
+def cache_file(folder: Path) -> Path:
+    (path,) = (folder / "cache" / "ambient").iterdir()
+    return path
+
+
+@pytest.mark.parametrize("damaged", ["all", "the end"])
+def test_a_cache_with_other_pixels_is_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows, told = read_rows(write_pool(tmp_path, num=40)), []
+    whole = open_pictures(rows, CPU, place="cache").gather(torch.arange(40)).clone()
+    data = cache_file(tmp_path).read_bytes()
+    kept = b"" if damaged == "all" else data[:-64]
+    cache_file(tmp_path).write_bytes(kept.ljust(len(data), b"\0"))
+    again = open_pictures(rows, CPU, place="cache", say=told.append)
+    assert torch.equal(again.gather(torch.arange(40)), whole)
+    assert cache_file(tmp_path).read_bytes() == data
+    assert "does not hold these pictures as they are decoded today" in told[1]
+
+
+def test_a_whole_cache_is_compared_in_a_few_pictures_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows, told, looked = read_rows(write_pool(tmp_path, num=40)), [], []
+    open_pictures(rows, CPU, place="cache")
+    one = load_row
+    monkeypatch.setattr(pictures, "load_row", lambda rows, row: (looked.append(row), one(rows, row))[1])
+    open_pictures(rows, CPU, place="cache", say=told.append)
+    assert len(looked) == 8
+    assert {0, 39} < set(looked)
+    assert len(told) == 1
+    shutil.rmtree(tmp_path / "pool")
+    open_pictures(rows, CPU, place="cache", say=told.append)
+    assert "no picture can be read to compare with it" in told[2]
+
+
+@pytest.mark.parametrize("what", ["fit", "decode"])
+def test_pixels_that_other_code_has_made_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Neither by the name of the file, nor where only the pictures themselves show it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows, every = read_rows(write_pool(tmp_path)), torch.arange(12)
+    before = open_pictures(rows, CPU, place="cache").gather(every).clone()
+    path = cache_path(rows)
+    own = getattr(pictures, what)
+
+    def other(*args: Any) -> Any:
+        made = own(*args)
+        return 255 - made if what == "fit" else replace(made, pixels=255 - made.pixels)
+
+    monkeypatch.setattr(pictures, what, other)
+    assert torch.equal(open_pictures(rows, CPU, place="cache").gather(every), 255 - before)
+    monkeypatch.setattr(cache, what, other)
+    assert cache_path(rows) != path
 
 
 def test_pictures_reach_the_device_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
