@@ -104,7 +104,7 @@ def written(
         say(f"{path} does not hold these pictures as they are decoded today: they are decoded again")
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # the disk may have no room for both
         for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
             with suppress(FileNotFoundError):  # finished by another process in this moment
                 if time.time() - left.stat().st_mtime > _ABANDONED_S:

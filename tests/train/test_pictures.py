@@ -155,6 +155,11 @@ def test_a_cache_with_other_pixels_is_decoded_again(
     assert torch.equal(again.gather(torch.arange(40)), whole)
     assert cache_file(tmp_path).read_bytes() == data
     assert "does not hold these pictures as they are decoded today" in told[1]
+    cache_file(tmp_path).write_bytes(bytes(len(data)))
+    (tmp_path / "pool" / "011.png").unlink()
+    with pytest.raises(UserError, match=r"011\.png"):
+        open_pictures(rows, CPU, place="cache")
+    assert not list((tmp_path / "cache" / "ambient").iterdir())  # the disk may have no room for two
 
 
 def test_a_whole_cache_is_compared_in_a_few_pictures_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
