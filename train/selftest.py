@@ -40,7 +40,7 @@ _SPACE = Space(resolution=16, channels=1)
 _NUM = 60  # pictures of each kind
 _BLUR = 1.5  # pixels
 _DRAWS, _EPSILON = 4, 0.05
-_FIT = FitConfig(steps=60, batch_size=128)
+_FIT = FitConfig(steps=60, batch_size=64)
 _TRAIN = TrainConfig(
     num_images=640,
     batch_size=32,
