@@ -27,7 +27,8 @@ MAY_CHANGE = frozenset(("micro_batch", "compile", "cuda_graphs", "pictures", "sh
 class TrainConfig:
     """How to train. Progress is counted in training pictures, not steps.
 
-    num_images: to train on in all. batch_size: pictures per step, on all GPUs together.
+    num_images: to train on in all; where ``decay`` is 0 a continued run may change it.
+    batch_size: pictures per step, on all GPUs together.
     micro_batch: pictures per GPU that go through the network at a time; None for all of them. Best a divisor of them:
     a smaller rest is another shape to compile.
     lr: of Adam, reached in a line over the first ``warmup_images``, lowered from ``lr_ref_images`` on as one over the

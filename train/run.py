@@ -305,8 +305,10 @@ def check_same(out: Path, saved: dict[str, Any], asked: dict[str, Any]) -> None:
 
 
 def _lasting(about: dict[str, Any]) -> dict[str, Any]:
-    """What a run and its continuation must agree on."""
-    return {**about, "config": {key: value for key, value in about["config"].items() if key not in MAY_CHANGE}}
+    """What a run and its continuation must agree on: its length, too, where the learning rate depends on that."""
+    config = about["config"]
+    free = MAY_CHANGE if config["decay"] else {*MAY_CHANGE, "num_images"}
+    return {**about, "config": {key: value for key, value in config.items() if key not in free}}
 
 
 def _other_run(out: Path, key: str, saved: Any, asked: Any) -> str:

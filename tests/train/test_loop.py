@@ -160,6 +160,18 @@ def test_a_finished_run_says_so_and_does_nothing(manifest: Path, undisturbed: Pa
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
 
 
+def test_a_run_whose_learning_rate_does_not_end_can_be_made_longer(manifest: Path, tmp_path: Path) -> None:
+    long = replace(CONFIG, decay=0.0)
+    train(manifest, tmp_path / "at once", long, device="cpu")
+    train(manifest, tmp_path / "twice", replace(long, num_images=120), device="cpu")
+    train(manifest, tmp_path / "twice", long, device="cpu")
+    assert_same_weights(tmp_path / "twice", tmp_path / "at once")
+    short = replace(CONFIG, num_images=120)
+    train(manifest, tmp_path / "decayed", short, device="cpu")
+    with pytest.raises(UserError, match=r"was trained with num_images = 120, not 240"):
+        train(manifest, tmp_path / "decayed", CONFIG, device="cpu")
+
+
 def test_another_configuration_or_manifest_is_refused(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"was trained with lr = 0.001, not 0.5"):
         train(manifest, undisturbed, replace(CONFIG, lr=0.5), device="cpu")
