@@ -12,6 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..schemas.errors import UserError
+
+_LOST = "another process of this command has ended: look for its error; the same command continues"
 _PATIENCE = timedelta(days=30)  # the others wait while the first reads a pool
 _SOON = 5.0  # seconds in which an error of all processes comes to each of them
 
@@ -51,7 +54,7 @@ class Team:
 
 @contextmanager
 def joined() -> Iterator[Team]:
-    """The processes that torchrun started with this one, or this one alone."""
+    """The processes that torchrun started with this one, or this one alone. Raises UserError where one is lost."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
@@ -59,6 +62,10 @@ def joined() -> Iterator[Team]:
     dist.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield Team(rank=dist.get_rank(), size=size, local=int(os.environ.get("LOCAL_RANK", "0")))
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError(_LOST) from error
     finally:
         dist.destroy_process_group()
 

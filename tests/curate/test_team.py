@@ -101,6 +101,25 @@ def test_two_processes_write_the_same_manifest(
     assert not out.with_name(out.name + ".parts").exists()
 
 
+def test_an_error_of_the_leader_is_no_traceback_of_the_others(pool: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ["-o", tmp_path / "m.parquet", "--clean", pool / "nowhere", "--device", "cpu"]
+    run = subprocess.run(
+        [*launch, "-m", "ambient.cli", "annotate", pool, *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    said = [line for line in run.stderr.splitlines() if line.startswith("ambient: ")]
+    assert run.returncode != 0
+    assert any("nowhere" in line for line in said)
+    assert set(said) - {line for line in said if "nowhere" in line} <= {f"ambient: {team._LOST}"}
+    assert "Traceback" not in run.stderr.split("ambient: ")[0]
+    assert "Connection" not in run.stderr
+
+
 def test_a_last_word_of_all_is_said_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not team.first_says("wrong")  # without torchrun
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
