@@ -43,7 +43,7 @@ def median_sigma_min(mild: int, heavy: int, *, told: str) -> float:
         sample(other, groups),
         [split],
         space=Space(resolution=16, channels=1),
-        config=FitConfig(steps=150, lr=2e-3, batch_size=128),
+        config=FitConfig(steps=150, lr=2e-3, batch_size=256),
         network=ClassifierConfig(dropout=0.0, groups=int(groups.max()) + 1),
     )
     curves = search(fit.members[0], pictures, names, sigma_grid(), groups=mine, draws=16, tau=0.45)

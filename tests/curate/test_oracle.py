@@ -51,7 +51,7 @@ def classifier() -> QualityClassifier:
         sample(other),
         [Split(clean=train, other=train, held_clean=held, held_other=held)],
         space=SPACE,
-        config=FitConfig(steps=300, batch_size=128, lr=2e-3),
+        config=FitConfig(steps=300, batch_size=256, lr=2e-3),
         network=ClassifierConfig(dropout=0.0),  # there is no lack of fields
     )
     return fit.members[0]
