@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py cifar10
     python benchmarks/train_step.py imagenet512-xs --set batch_size=256
+    python benchmarks/train_step.py cifar10 --set pictures=stream                # what the data path costs from there
     torchrun --nproc-per-node 2 benchmarks/train_step.py cifar10 --set batch_size=1024
     python benchmarks/train_step.py small --set network.channels=64 --profile    # which kernels take the time
 
@@ -93,7 +94,7 @@ def prepare(config: TrainConfig, num: int, channels: int, folder: Path, world: W
     labels = [i % max(1, config.num_classes) for i in range(num)]
     rows = read_rows(write_pool(folder, num=num, space=space, sigma_min=floors, labels=labels))
     if not latent:
-        return rows, open_pictures(rows, world.device, workers=8)
+        return rows, open_pictures(rows, world.device, place=config.pictures, workers=8)
     space = Space(resolution=side, channels=4, kind="latent", vae="random")
     latents = 0.5 * torch.randn(num, *space.shape, dtype=torch.float16, device=world.device)
     rows = Rows(**{name: getattr(rows, name) for name in Rows.__dataclass_fields__} | {"space": space})
