@@ -26,7 +26,7 @@ from .replay import Replayed
 from .spectra import complete_views, views_of
 
 MIN_ACCURACY = 0.6
-_FIRST_CHECK, _CHECK_EVERY, _PATIENCE = 50, 1.15, 1.7  # steps; ratios of steps
+_FIRST_CHECK, _CHECK_EVERY, _PATIENCE = 50, 1.15, 1.3  # steps; ratios of steps
 _TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
 _START_VALUES = 1 << 25  # of noisy pictures that decide on it
 _AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are averages over these
@@ -93,8 +93,10 @@ def cross_fit(
         places = [(f == fold).nonzero()[:, 0] for f in (of_clean, of_other)]
         rest = [(f != fold).nonzero()[:, 0] for f in (of_clean, of_other)]
         if not all(len(place) for place in (*places, *rest)):
-            parts = "two: one half" if folds == 2 else f"{folds} folds: one"
-            raise UserError(f"too few pictures to cut in {parts} has none of a set; add pictures or try --seed 1")
+            parts, fewer = ("two: one half", "") if folds == 2 else (f"{folds} folds: one", ", name fewer --folds")
+            raise UserError(
+                f"too few pictures to cut in {parts} has none of a set; add pictures{fewer} or try --seed 1"
+            )
         splits.append(Split(clean=rest[0], other=rest[1], held_clean=places[0], held_other=places[1]))
     return fit_members(clean, other, splits, space=space, config=config, network=network, progress=progress)
 

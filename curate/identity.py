@@ -10,6 +10,7 @@ from ..schemas.errors import UserError
 from ..schemas.manifest import read_metadata
 from . import digests
 from .config import AnnotateConfig
+from .crossfit import FOLDS
 from .pool import Found
 from .update import Past
 from .uris import Roots
@@ -42,5 +43,7 @@ def check_same_pool(out: Path, identity: str, options: str, roots: Roots) -> Non
 
 
 def options_of(config: AnnotateConfig) -> str:
-    given = {name: str(getattr(config, name)) for name in ("clean", "scores", "classifier")}
-    return digests.of_json({**asdict(config), **given})
+    told = asdict(config) | {name: str(getattr(config, name)) for name in ("clean", "scores", "classifier")}
+    if config.folds == FOLDS:
+        del told["folds"]  # manifests from before there was a choice are of these
+    return digests.of_json(told)

@@ -51,7 +51,8 @@ def log_odds_spread(p: Array) -> Array:
     p: (members, N, L, draws), the draws in pairs whose noise is one another's opposite. A little shift s of the log
     odds moves p by s p (1 - p): least squares over the pictures, whose saturated probabilities then weigh nothing. What
     few draws add is taken off. Of K members two share K - 2 of the K - 1 folds that each trained on, so they differ
-    less than strangers would: the variance between them times K - 1 is that of one (the jackknife; of 2, times 1).
+    less than strangers would: the variance between them times K - 1 is that of one (the jackknife; of 2, times 1). What
+    their first weights and noise add is theirs alone, and is multiplied, too: of more than 2 this is rather too large.
     """
     pairs = p.reshape(*p.shape[:3], -1, 2).mean(axis=4)
     between = pairs - pairs.mean(axis=0)

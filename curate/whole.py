@@ -16,6 +16,10 @@ PARTIAL = ".partial"
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG file
 
 
+class UnwritableError(UserError):
+    """What cannot be written where it should be."""
+
+
 @contextmanager
 def replacing(path: Path, *, name: str | None = None, synced: bool = True) -> Iterator[Path]:
     """A temporary name beside path that becomes path when the block succeeds, and is removed when it does not.
@@ -85,7 +89,7 @@ def writing(place: Path) -> Iterator[None]:
             message = f"cannot write to {place}: there is no folder {place.parent}; make it, or choose another"
         else:
             message = f"cannot write to {place} ({error.strerror or error}): check its permissions or choose another"
-        raise UserError(message) from error
+        raise UnwritableError(message) from error
 
 
 def is_whole_png(path: Path) -> bool:

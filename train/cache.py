@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..curate.images import U8, decode, fit
-from ..curate.whole import PARTIAL, replacing, writing
+from ..curate.whole import PARTIAL, UnwritableError, replacing, writing
 from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .rows import Rows
@@ -102,9 +102,10 @@ def written(
         if _has_size(path, math.prod(shape)) and _holds(opened(path, shape), sample, path, say):
             return
         say(f"{path} does not hold these pictures as they are decoded today: they are decoded again")
+        with writing(path):
+            path.unlink(missing_ok=True)  # the disk may have no room for both
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # the disk may have no room for both
         for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
             with suppress(FileNotFoundError):  # finished by another process in this moment
                 if time.time() - left.stat().st_mtime > _ABANDONED_S:
@@ -122,14 +123,17 @@ def arrived(path: Path, num_bytes: int) -> Work:
     end = time.monotonic() + _LATE_S
     while not _has_size(path, num_bytes):
         if time.monotonic() > end:
-            raise UserError(f"{path} was written and is not to be seen by every process: set XDG_CACHE_HOME anew")
+            raise UnwritableError(f"{path} is not to be seen by every process: set XDG_CACHE_HOME to a shared folder")
         time.sleep(0.1)
         yield
 
 
 def opened(path: Path, shape: tuple[int, ...]) -> U8:
-    """The memory-mapped pixels at path. Copy-on-write, for torch wants memory that may be written."""
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
+    """The memory-mapped pixels at path. Copy-on-write, for torch wants memory that may be written. Raises UserError."""
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error}): remove it, or set XDG_CACHE_HOME") from error
 
 
 def _has_size(path: Path, num_bytes: int) -> bool:

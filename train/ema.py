@@ -106,7 +106,9 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({error}): leave --ema out for an average that is kept whole") from error
+        raise UserError(
+            f"{path} is damaged ({error}): without --ema and --at samples are drawn from an average that is kept whole"
+        ) from error
     return tensors
 
 

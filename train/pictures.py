@@ -19,6 +19,7 @@ from ..curate.pool import content_id
 from ..curate.remote import is_remote
 from ..curate.units import to_unit
 from ..curate.uris import encoded
+from ..curate.whole import UnwritableError
 from ..schemas.errors import UserError
 from .batches import Batch
 from .cache import arrived, cache_path, cache_room, opened, writers, written
@@ -87,8 +88,8 @@ def open_pictures(
     """Have the pictures of all rows at hand, on the device if they fit there, and say where they are.
 
     world: the processes that train together, all of which must call; they take the first place with room for each.
-    Those that share a cache folder decode once: the first writes the cache, the others map it, or copy from it to their
-    devices. Where the disk has no room for that, each decodes for its own device.
+    Those that share a cache folder decode once: the first writes the cache, which stays, and the others map it, or copy
+    from it to their devices. Where the disk has no room for that, each decodes for its own device.
     workers: threads that decode. stop: asked about every second. say: told where the pictures live. report: called with
     (pictures read, of how many).
     Raises UserError where a picture cannot be read or is not the annotated one any more (its content id is compared),
@@ -111,9 +112,16 @@ def open_pictures(
         if chosen == "cache" or len(set(firsts)) < world.size:
             say(f"{what} in the cache {path}")
             is_writer = firsts[world.rank] == world.rank
-            share(written(path, shape, decoded, _sampled(rows, workers), say) if is_writer else nothing())
-            share(arrived(path, num_bytes))
-            cached = torch.from_numpy(opened(path, shape))
+            try:
+                share(written(path, shape, decoded, _sampled(rows, workers), say) if is_writer else nothing())
+                share(arrived(path, num_bytes))
+            except UserError as error:
+                if not world.any(isinstance(error, UnwritableError)) or chosen == "cache":
+                    raise
+                say(f"{error}; so each process decodes for itself")
+                decoded = _decoded(rows, workers, report)
+            else:
+                cached = torch.from_numpy(opened(path, shape))
     if chosen == "cache" and cached is not None:
         return Stored(pixels=cached)
     say(f"{what} in the memory of {device}")

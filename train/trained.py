@@ -72,7 +72,10 @@ def load_trained(
         rebuilt = reconstruct(run, length, num_images=num_images)
         weights = {**weights, **{name: rebuilt[name] for name, _ in denoiser.named_parameters()}}  # buffers stay
     if at is not None:  # the same when the run goes on
-        checksum = digests.of_file(path_of(run, at, config.ema_stds[0]))
+        first = path_of(run, at, config.ema_stds[0])
+        if not first.exists():
+            raise UserError(f"{first} is missing: choose another moment")
+        checksum = digests.of_file(first)
     load_weights(denoiser, weights)
     return Trained(
         run=run,

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..curate.device import choose_device
 from ..schemas.errors import UserError
 
-_TIMEOUT = timedelta(minutes=30)  # the first rank may decode a large pool while the others wait
+_TIMEOUT = timedelta(minutes=30)  # of one communication; who decodes a pool meets the others every second
 _REACH = 60.0  # seconds for a connection to the first process
 _GRACE = 10.0  # seconds for a process to end by itself after another was lost
 _LOST = (

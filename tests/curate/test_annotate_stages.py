@@ -5,6 +5,7 @@ import math
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ambient.curate import annotate as stages
-from ambient.curate import learn, measure, parallel, reading
+from ambient.curate import digests, learn, measure, parallel, reading
 from ambient.curate.annotate import annotate, plan
 from ambient.curate.calibrate import Calibration
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted, folds_of
 from ambient.curate.curves import Curves
 from ambient.curate.fit import Fit
-from ambient.curate.identity import work_id_of
+from ambient.curate.identity import options_of, work_id_of
 from ambient.curate.learn import warn_of_confounds
 from ambient.curate.networks import ScoreConfig
 from ambient.curate.noise import names_of
@@ -379,6 +380,13 @@ def test_each_picture_is_judged_by_the_member_of_its_fold(
     assert {0, 1} == set(folds.tolist())
     expected = torch.sigmoid(2.0 * folds - 1.0)[:, None].expand(-1, 48)
     np.testing.assert_allclose([row["p_clean"] for row in rows], expected, rtol=1e-6)
+
+
+def test_what_was_written_before_there_were_folds_to_choose_is_known_again() -> None:
+    before = {name: value for name, value in asdict(AnnotateConfig()).items() if name != "folds"}
+    told = {name: str(before[name]) for name in ("clean", "scores", "classifier")}
+    assert options_of(AnnotateConfig()) == digests.of_json(before | told)
+    assert options_of(AnnotateConfig(folds=5)) != options_of(AnnotateConfig())
 
 
 def test_as_many_classifiers_are_trained_as_folds_are_asked_for(

@@ -115,6 +115,7 @@ def test_a_replayed_step_is_the_step(tmp_path: Path, precision: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
     """Neither what is drawn and gathered for it, nor one that is recorded, nor one that is replayed."""
     if not torch.cuda.is_available():
@@ -128,8 +129,8 @@ def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
     for batch, w0 in islice(stream, 8):  # recorded after a few
         step(state, batch, w0, CONFIG, world, monitor, backward)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for batch, w0 in islice(stream, 8):
             step(state, batch, w0, CONFIG, world, monitor, backward)
     finally:

@@ -195,7 +195,7 @@ def test_too_little_memory_on_a_gpu(manifest: Path, tmp_path: Path) -> None:
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**27) / whole)
     try:
-        with pytest.raises(UserError, match=r"cuda.* has too little memory for step 3 .* `--set micro_batch=2048`"):
+        with pytest.raises(UserError, match=r"cuda.* has too little memory for step 2 .* `--set micro_batch=2048`"):
             train(manifest, run, config, device="cuda")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

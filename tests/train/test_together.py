@@ -143,6 +143,26 @@ def test_nothing_is_written_for_devices_of_which_none_shares_a_folder(
     assert not list(tmp_path.rglob("*.u8"))
 
 
+def test_devices_do_without_a_cache_that_the_disk_cannot_hold(
+    rows: Rows, looks: Counter[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a quota has it, of which the free disk tells nothing."""
+    opened, told = Path.open, []
+
+    def full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        return opened(Path("/dev/full") if ".u8." in path.name and "w" in mode else path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    found = opened_by(2, rows, place="device", say=told.append)
+    expected = np.stack([load_row(rows, row) for row in range(12)])
+    assert all(np.array_equal(one.pixels.numpy(), expected) for one in found)
+    assert looks == {0: 24, 1: 12}
+    assert sum(line.endswith("so each process decodes for itself") for line in told) == 2
+    assert not list(tmp_path.rglob("*.u8*"))
+    errors = opened_by(2, rows, place="cache")
+    assert all("is full: free some space" in str(error) for error in errors)
+
+
 def test_a_cache_in_a_folder_that_cannot_be_written_is_used(
     rows: Rows, looks: Counter[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,9 +255,10 @@ def test_a_run_stopped_while_pictures_are_read_can_be_continued(
         time.sleep(0.02)
         return load_row(rows, row)
 
-    monkeypatch.setattr(together, "_MEET_EVERY_S", 0.05)
+    monkeypatch.setattr(together, "_MEET_EVERY_S", 1e9)  # stop is asked before steps alone
     for newest in ("000000000000", "000000000024"):
         with monkeypatch.context() as slow:
+            slow.setattr(together, "_MEET_EVERY_S", 0.05)
             slow.setattr(pictures, "load_row", slowly)
             assert train(manifest, run, CONFIG, device="cpu", workers=0, stop=lambda: True).name == newest
         lines = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""

@@ -30,7 +30,7 @@ def scores_of(
 ) -> dict[str, NDArray[np.float64]]:
     """Every built-in measure with a good end, and those of networks, of pictures (N, C, H, W) uint8.
 
-    Name -> (N,) values as they are, of a network without pictures that it cannot judge, as those too small for it.
+    Name -> (N,) values as they are, of a network NaN for pictures that it cannot judge, as those too small for it.
     scorers: the networks. device: theirs, and of batches. warn: told what a network says when it fails.
     """
     pictures = pixels[:MOST_SCORED].expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
@@ -40,7 +40,7 @@ def scores_of(
     judged, problems = measure_all(pieces, list(scorers), len(pictures), device or choose_device("cpu"))
     for name, problem in problems.items():
         warn(f"{name} failed on some pictures: {problem}")
-    return found | {name: values[np.isfinite(values)] for name, values in judged.items()}
+    return found | judged
 
 
 def win_rate(x: NDArray[np.float64], y: NDArray[np.float64]) -> Measured:
@@ -74,19 +74,27 @@ def compare_scores(
 ) -> dict[str, Any]:
     """For each score medians of samples and reference, (N, C, H, W) uint8, and the win rate, as JSON.
 
-    scorers, device, warn: as in ``scores_of``; a network that can judge no picture of a set is warned of and left out.
+    scorers, device, warn: as in ``scores_of``. Pictures that a network cannot judge are left out, warned of and counted
+    (``unjudged``); the network itself is left out where it judges fewer than two of a set.
     """
     about: dict[str, Any] = {"workers": workers, "scorers": scorers, "device": device, "warn": warn}
     ours, theirs = (scores_of(pixels, **about) for pixels in (samples, reference))
     found = {}
-    for name, mine in ours.items():
-        real, sign = theirs[name], -1.0 if better_of(name) == "low" else 1.0
-        if len(mine) == 0 or len(real) == 0:
-            warn(f"{name} can judge none of the {'samples' if len(mine) == 0 else 'reference pictures'}: left out")
+    for name in ours:
+        mine, real = (values[name][np.isfinite(values[name])] for values in (ours, theirs))
+        unjudged = {"samples": len(ours[name]) - len(mine), "reference": len(theirs[name]) - len(real)}
+        if any(unjudged.values()):
+            told = f"{len(mine)} of {len(ours[name])} samples and {len(real)} of {len(theirs[name])} reference pictures"
+            warn(
+                f"{name} can judge {told}" + (": left out" if min(len(mine), len(real)) < 2 else ", and tells of those")
+            )
+        if min(len(mine), len(real)) < 2:
             continue
+        sign = -1.0 if better_of(name) == "low" else 1.0
         found[name] = {
             "samples": float(np.median(mine)),
             "reference": float(np.median(real)),
             "win_rate": win_rate(sign * mine, sign * real).to_json(),
+            **({"unjudged": unjudged} if any(unjudged.values()) else {}),
         }
     return found

@@ -402,7 +402,23 @@ def test_a_measure_that_can_judge_nothing_is_left_out_aloud(pool: Path) -> None:
     assert "musiq" not in found
     assert "sharpness" in found
     assert said[0] == "musiq failed on some pictures: ValueError: too small"
-    assert said[-1] == "musiq can judge none of the samples: left out"
+    assert said[-1] == "musiq can judge 0 of 3 samples and 0 of 3 reference pictures: left out"
+
+
+def test_pictures_that_a_measure_cannot_judge_are_counted() -> None:
+    """As flat ones: they are not the best of the samples."""
+
+    def measure(x: torch.Tensor) -> torch.Tensor:
+        means = x.float().mean(dim=(1, 2, 3))
+        return torch.where(means > 0, means, torch.nan)
+
+    scorer, said = Scorer(name="musiq", cut=lambda pixels: [pixels], measure=measure), list[str]()
+    real = torch.arange(1, 7, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous()
+    samples = torch.cat([torch.zeros(4, 3, 16, 16, dtype=torch.uint8), real[:2]])
+    found = compare_scores(samples, real, workers=0, scorers=[scorer], warn=said.append)["musiq"]
+    assert found["unjudged"] == {"samples": 4, "reference": 0}
+    assert found["samples"] == 1.5
+    assert said == ["musiq can judge 2 of 6 samples and 6 of 6 reference pictures, and tells of those"]
 
 
 @pytest.mark.parametrize(
