@@ -52,6 +52,8 @@ class Progress:
     images_per_s: float = 0.0
 
 
+_NOTABLE_S = 0.1  # that a checkpoint stops the steps
+
 Report = Callable[[Progress], None]
 
 
@@ -204,9 +206,8 @@ class Run:
         saved = state.to_checkpoint(self._about)
         self._await_writer()
         self._writing = self._writer.submit(self._write, saved)
-        self.say(
-            f"checkpoint of {state.num_images:,} pictures: training stood still for {time.monotonic() - start:.2f} s"
-        )
+        if (stood := time.monotonic() - start) >= _NOTABLE_S:
+            self.say(f"checkpoint of {state.num_images:,} pictures: training stood still for {stood:.2f} s")
 
     def _write(self, saved: checkpoint.Checkpoint) -> Path:
         with writing(self.out):  # before the checkpoint: a run that continues from it stores these no more
