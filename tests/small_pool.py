@@ -8,8 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ambient.schemas.manifest import METADATA_KEY, Metadata, manifest_schema
 from ambient.schemas.space import Space
+from ambient.train.config import TrainConfig
+from ambient.train.networks.unet import UNetConfig
 from fields import Fields
 from PIL import Image
+
+SHORT = TrainConfig(
+    num_images=96,
+    batch_size=8,
+    warmup_images=8,
+    log_images=24,
+    sample_images=48,
+    snapshot_images=48,
+    sample_count=2,
+    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
+)
+"""A training of twelve steps."""
 
 
 def write_pool(

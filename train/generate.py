@@ -20,7 +20,7 @@ from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .config import TrainConfig
 from .device import device_of_process, memory_for
-from .guidance import guided
+from .guidance import check_guidance, guided
 from .precondition import Denoiser
 from .samples import (
     FOLDER_SIZE,
@@ -194,7 +194,8 @@ def _checked(
         other = load_trained(guide, device, warn=warn, ema_std=config.guide_ema_std, at=config.guide_at)
     check_pixels(main, npz=npz)
     labels = labels_of(main, config)
-    check_guidance(main, other, config)
+    chosen = config.guide_ema_std is not None or config.guide_at is not None
+    check_guidance(main, other, config.guidance, chosen=chosen)
     settings = {**asdict(config), "checkpoint": main.checksum, "guide": other.checksum if other else None}
     folder = out.with_name(out.name + ".parts") if npz else out
     with writing(out):
@@ -277,36 +278,6 @@ def check_pixels(main: Trained, *, npz: bool) -> None:
     if main.space.kind == "latent" and not npz:
         raise UserError(
             f"{main.run} draws {main.space}, and there is no decoder to make pictures of them: use --npz FILE"
-        )
-
-
-def check_guidance(main: Trained, guide: Trained | None, config: SampleConfig) -> None:
-    """Raise UserError where this run cannot be guided so."""
-    if guide is None:
-        if config.guide_ema_std is not None or config.guide_at is not None:
-            raise UserError("--guide-ema and --guide-at choose weights of a guide: name its run, with --guide RUN")
-        if config.guidance != 1 and main.config.num_classes == 0:
-            raise UserError(f"{main.run} was trained without classes: guide it by another run, with --guide RUN")
-        if config.guidance != 1 and not main.trains_none:
-            raise UserError(
-                f'{main.run} never trained the class "none" that guides the others: train with '
-                "--set label_dropout=0.1, or guide it by another run, with --guide RUN"
-            )
-        return
-    if config.guidance == 1:
-        raise UserError("a guide changes nothing at guidance 1: say how strong it is, such as --guidance 2")
-    if guide.space != main.space:
-        raise UserError(f"{guide.run} draws {guide.space}, not {main.space}: it cannot guide {main.run}")
-    if guide.config.num_classes not in (0, main.config.num_classes):
-        raise UserError(
-            f"{guide.run} was trained with {guide.config.num_classes} classes and {main.run} with "
-            f"{main.config.num_classes}: a guide has the same or none"
-        )
-    same = (guide.num_images, guide.ema_std) == (main.num_images, main.ema_std)
-    if same and guide.run.resolve() == main.run.resolve():
-        raise UserError(
-            f"{main.run} cannot be guided by the very same weights: choose an earlier moment of the guide, with "
-            "--guide-at, or another length of its average, with --guide-ema"
         )
 
 

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,16 @@ import pytest
 import torch
 from ambient.schemas.errors import UserError
 from ambient.train import cache, checkpoint, pictures, together
-from ambient.train.config import TrainConfig
 from ambient.train.loop import train
-from ambient.train.networks.unet import UNetConfig
 from ambient.train.pictures import Pictures, Place, Stored, Streamed, load_row, open_pictures
 from ambient.train.rows import Rows, read_rows
 from ambient.train.state import parts_of
 from ambient.train.together import Interrupted
 from ambient.train.world import World
-from small_pool import write_pool
+from small_pool import SHORT, write_pool
 from torch import Tensor
 
-CONFIG = TrainConfig(
-    num_images=48,
-    batch_size=8,
-    warmup_images=8,
-    log_images=24,
-    sample_images=48,
-    snapshot_images=48,
-    sample_count=2,
-    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
-)
+CONFIG = replace(SHORT, num_images=48)
 CPU = torch.device("cpu")
 PATIENCE_S = 5.0  # after which a communication is given up, as torch.distributed would after half an hour
 

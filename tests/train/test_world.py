@@ -16,25 +16,14 @@ import pytest
 import torch
 from ambient.schemas.errors import UserError
 from ambient.train import checkpoint
-from ambient.train.config import TrainConfig
 from ambient.train.loop import check_world, train
 from ambient.train.networks.ddpmpp import DDPMPPConfig
 from ambient.train.networks.edm2 import EDM2Config
-from ambient.train.networks.unet import UNetConfig
 from ambient.train.state import parts_of
 from ambient.train.world import World
-from small_pool import write_pool
+from small_pool import SHORT, write_pool
 
-CONFIG = TrainConfig(
-    num_images=96,
-    batch_size=8,
-    warmup_images=8,
-    log_images=24,
-    sample_images=48,
-    snapshot_images=48,
-    sample_count=2,
-    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
-)
+CONFIG = SHORT
 
 BF16 = {
     f"bf16-{name}": replace(CONFIG, precision="bf16", sharding="fsdp", sample_count=0, network=network)
