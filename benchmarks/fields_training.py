@@ -2,6 +2,7 @@
 
     python benchmarks/fields_training.py --name cpu --minutes 8                           # again until nothing is left
     python benchmarks/fields_training.py --name h200 --resolution 32 --fields 50000 --images 240000 --seeds 3
+    python benchmarks/fields_training.py --name mild --blurs 0.15,0.2,0.25                # other blurs than 0.4,0.6,0.8
     python benchmarks/fields_training.py --name cpu --draw                                # plot and table alone
 
 The error of a denoiser on fresh clean fields, in excess of the Wiener filter's, which nothing can beat. Arms: the clean
@@ -17,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -48,12 +50,14 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """resolution: of the fields. num: how many, a fiftieth of them clean. images: training pictures of a run."""
+    """resolution: of the fields. num: how many, a fiftieth of them clean, the others blurred by ``blurs`` pixels in
+    equal parts. images: training pictures of a run."""
 
     resolution: int
     num: int
     images: int
     channels: int
+    blurs: tuple[float, ...] = BLURS
 
     @property
     def fields(self) -> Fields:
@@ -85,7 +89,9 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=15_000)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--blurs", type=numbers, default=BLURS, help="in pixels, with commas between")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="to share seeds out among programs, each its --name")
     parser.add_argument("--minutes", type=float, default=60.0, help="after these no further run is begun")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=DOCS / "fields")
@@ -103,16 +109,21 @@ def train_all(arguments: argparse.Namespace) -> None:
     begin = time.perf_counter()
     path = arguments.out / f"{arguments.name}.jsonl"
     setting = Setting(
-        resolution=arguments.resolution, num=arguments.fields, images=arguments.images, channels=arguments.channels
+        resolution=arguments.resolution,
+        num=arguments.fields,
+        images=arguments.images,
+        channels=arguments.channels,
+        blurs=arguments.blurs,
     )
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if any(record["setting"] != asdict(setting) for record in records):
+    if any(set_of(record) != setting for record in records):
         sys.exit(f"{path} holds runs of another setting: choose another --name")
     done = {(record["arm"], record["seed"]) for record in records}
-    left = [(a, s) for s in range(arguments.seeds) for a in ARMS if (a, s) not in done]
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    left = [(a, s) for s in seeds for a in ARMS if (a, s) not in done]
     device = choose_device(arguments.device)
     use_fast_kernels(device)
-    floors = {blur: oracle_sigma_min(setting.fields, blur) for blur in BLURS}
+    floors = {blur: oracle_sigma_min(setting.fields, blur) for blur in setting.blurs}
     ideal: dict[str, dict[str, float]] = {}
     compiled: Denoiser | None = None
     for arm, seed in left:
@@ -145,6 +156,16 @@ def train_all(arguments: argparse.Namespace) -> None:
         print(f"{arm}, seed {seed}, {record['seconds']} s: {said}", file=sys.stderr, flush=True)
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+def set_of(record: dict[str, Any]) -> Setting:
+    """The setting of a recorded run; the oldest do not name their blurs."""
+    told = dict(record["setting"])
+    return Setting(**told | {"blurs": tuple(told.get("blurs", BLURS))})
+
+
 def share_compiled(state: State, compiled: Denoiser | None) -> Denoiser:
     """Have the state train the network that is compiled already, from its own first weights."""
     if compiled is None:
@@ -164,8 +185,8 @@ def train(
     num_clean = setting.num // 50
     parts, sigma_min = [fields.draw(num_clean, seed=100 + seed)], [torch.zeros(num_clean)]
     if ARMS[arm].rows == "all":
-        per_blur = (setting.num - num_clean) // len(BLURS)
-        for k, blur in enumerate(BLURS):
+        per_blur = (setting.num - num_clean) // len(setting.blurs)
+        for k, blur in enumerate(setting.blurs):
             parts.append(fields.draw(per_blur, blur=blur, seed=1000 + 10 * seed + k))
             sigma_min.append(torch.full((per_blur,), floors[blur] if ARMS[arm].obeys else 0.0))
     rows = rows_of(torch.cat(sigma_min), setting.space)

@@ -1,7 +1,12 @@
 """Which device the heavy work runs on, and how."""
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -21,6 +26,21 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device {name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def missing_to_compile(device: torch.device) -> str | None:
+    """What ``torch.compile`` looks for here in vain. For a GPU that is Triton, which builds with a C compiler."""
+    if device.type == "cpu":
+        return None if _found("CXX", "g++") else "C++ compiler (g++)"
+    if find_spec("triton") is None:
+        return "Triton"
+    if not _found("CC", "gcc", "clang"):
+        return "C compiler (gcc or clang)"
+    return None if Path(sysconfig.get_path("include"), "Python.h").exists() else "Python.h (python3-dev)"
+
+
+def _found(variable: str, *programs: str) -> bool:
+    return variable in os.environ or any(map(shutil.which, programs))
 
 
 @contextmanager

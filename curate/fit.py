@@ -26,7 +26,7 @@ from .replay import Replayed
 from .spectra import complete_views, views_of
 
 MIN_ACCURACY = 0.6
-_FIRST_CHECK, _CHECK_EVERY, _PATIENCE = 50, 1.15, 1.3  # steps; ratios of steps
+_FIRST_CHECK, _CHECK_EVERY = 50, 1.15  # steps; ratio of steps
 _TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
 _START_VALUES = 1 << 25  # of noisy pictures that decide on it
 _AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are averages over these
@@ -134,13 +134,18 @@ def fit_members(
                     best_loss, best_step = loss, step
                     for trainee in trainees:
                         trainee.keep()
-                if turned := step > _PATIENCE * best_step:
+                if turned := step > best_step + _watched(best_step):
                     break
         members = [trainee.kept() for trainee in trainees]
     accuracy = sum(_accuracy(m, clean, other, s, config) for m, s in zip(members, splits, strict=True)) / len(members)
     return Fit(
         members=members, splits=splits, held_out_loss=best_loss, accuracy=accuracy, steps=best_step, turned=turned
     )
+
+
+def _watched(best_step: int) -> float:
+    """Steps without a lower loss after which it has turned: 70 % more, of thousands, where the loss is smooth, 30 %."""
+    return max(min(0.7 * best_step, 1500), 0.3 * best_step)
 
 
 @torch.no_grad()

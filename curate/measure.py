@@ -1,7 +1,6 @@
 """The stage that measures p_clean curves, part by part, each picture by the classifier that has not seen it."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -18,6 +17,7 @@ from .columns import Rows, is_, lists, matrix, spread, words
 from .config import AnnotateConfig
 from .crossfit import CrossFitted, load_classifier
 from .curves import Curves, search
+from .device import missing_to_compile
 from .images import Unusable, load_many
 from .learn import CLASSIFIER
 from .manifest import Work, write_table
@@ -65,7 +65,10 @@ def follow(out: Path, config: AnnotateConfig, *, team: Team, device: torch.devic
 
 def _measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run) -> None:
     ok, size = np.flatnonzero(is_(records, "status", "ok")), PER_PART[run.device.type]
-    compiled = _can_compile(run.device) and len(ok) * NUM_LEVELS * run.config.draws >= _WORTH_COMPILING[run.device.type]
+    compiled = len(ok) * NUM_LEVELS * run.config.draws >= _WORTH_COMPILING[run.device.type]
+    if compiled and (missing := missing_to_compile(run.device)):
+        run.reporter.say(f"not compiled, which would be faster: no {missing} was found")
+        compiled = False
     find_curves = partial(cross_search, classifier, run=run, compiled=compiled)
     parts = [(number, ok[start : start + size]) for number, start in enumerate(range(0, len(ok), size))]
     mine = parts[run.team.rank :: run.team.size]
@@ -77,11 +80,6 @@ def _measure(records: pa.Table, classifier: CrossFitted, space: Space, run: Run)
             else:
                 part = records.take(pa.array(rows))
                 write_table(path, _part(part, rows, find_curves, classifier, space, run, advance))
-
-
-def _can_compile(device: torch.device) -> bool:
-    """A GPU's compiler comes with PyTorch; for a CPU it takes that of the machine."""
-    return device.type == "cuda" or shutil.which("g++") is not None
 
 
 def _part(

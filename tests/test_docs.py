@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -155,11 +156,24 @@ def test_the_python_in_the_documents_runs(
 
 def test_the_tables_on_annotation_are_what_was_measured() -> None:
     """docs/annotation/*.json, written by benchmarks/annotation.py."""
-    spec = importlib.util.spec_from_file_location("annotation_table", ROOT / "benchmarks" / "annotation_table.py")
+    page = DOCUMENTS["docs/annotation.md"]
+    assert script("annotation_table").with_tables(page, ROOT / "docs" / "annotation") == page
+
+
+def test_the_table_of_the_proofs_is_what_was_measured() -> None:
+    """docs/proofs.json, written by benchmarks/trainer_proofs.py."""
+    page, proofs = DOCUMENTS["docs/performance.md"], json.loads((ROOT / "docs" / "proofs.json").read_text())
+    assert script("proofs_page").with_table(page, proofs) == page
+    for name, proof in proofs.items():
+        assert proof["finished"] and all(row.get("within", True) for row in proof["rows"]), name
+
+
+def script(name: str) -> ModuleType:
+    """A module of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    page = DOCUMENTS["docs/annotation.md"]
-    assert module.with_tables(page, ROOT / "docs" / "annotation") == page
+    return module
 
 
 def measured(pattern: str) -> dict[str, dict]:

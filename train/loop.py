@@ -79,7 +79,7 @@ def train(
             except Interrupted:
                 return newest or run.finish(state, monitor)
             use_fast_kernels(world.device)
-            if compiled := should_compile(world.device, config.compile, run.total - state.num_images):
+            if compiled := should_compile(world.device, config.compile, run.total - state.num_images, run.say):
                 state.denoiser.network.compile(dynamic=False)
             backward = build_backward(state, rows, config, world, compiled=compiled)
             run.start(state, pictures)

@@ -111,7 +111,7 @@ def test_two_threads_find_the_same_gradients_bit_for_bit() -> None:
 
 def test_more_steps_than_it_takes_change_nothing(one_population: tuple[Sample, Sample]) -> None:
     fits = [cross_fit(*one_population, space=SPACE, config=FitConfig(steps=s, batch_size=32)) for s in (100, 150)]
-    assert fits[0].steps < 100 / 1.3  # it has turned before the shorter one ends
+    assert fits[0].steps < 100 / 1.7  # it has turned before the shorter one ends
     assert fits[0].turned
     assert fits[1].steps == fits[0].steps
     for a, b in zip(fits[0].members, fits[1].members, strict=True):

@@ -2,10 +2,13 @@
 
 import ctypes
 import resource
+from pathlib import Path
 
 import pytest
 import torch
-from ambient.train.device import use_fast_kernels
+from ambient.curate import device as devices
+from ambient.schemas.errors import UserError
+from ambient.train.device import should_compile, use_fast_kernels
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
@@ -17,3 +20,28 @@ def test_freed_memory_is_used_again() -> None:
     for _ in range(3):
         torch.ones(16_000_000)  # 64 MB: 15,625 pages
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "program", "missing"),
+    [("cpu", "CXX", "g++", "C++ compiler (g++)"), ("cuda", "CC", "clang", "C compiler (gcc or clang)")],
+)
+def test_nothing_is_compiled_without_a_compiler(
+    kind: str, variable: str, program: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = torch.device(kind)
+    said: list[str] = []
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    assert devices.missing_to_compile(device) == missing
+    assert not should_compile(device, "auto", 10**9, said.append)
+    assert said == ([f"not compiled, which would be faster: no {missing} was found"] if kind == "cuda" else [])
+    with pytest.raises(UserError, match="install it, or set compile=off"):
+        should_compile(device, "on", 0)
+    (tmp_path / program).touch(mode=0o755)
+    assert should_compile(device, "on", 0)
+    (tmp_path / "Python.h").unlink()
+    assert devices.missing_to_compile(device) == (None if kind == "cpu" else "Python.h (python3-dev)")
