@@ -20,7 +20,7 @@ from ambient.curate.annotate import annotate, plan
 from ambient.curate.calibrate import Calibration
 from ambient.curate.config import AnnotateConfig
 from ambient.curate.crossfit import CrossFitted, folds_of
-from ambient.curate.curves import Curves
+from ambient.curate.curves import Curves, search
 from ambient.curate.fit import Fit
 from ambient.curate.identity import options_of, work_id_of
 from ambient.curate.learn import warn_of_confounds
@@ -355,6 +355,19 @@ def test_a_small_clean_set_is_said(
     run(small)
     said = "warning: only 12 clean pictures: thresholds are rough, and their intervals wide"
     assert (said in capsys.readouterr().err) == (few == 13)
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    small: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub()
+    asked = []
+    monkeypatch.setitem(measure._WORTH_COMPILING, "cpu", 0)
+    monkeypatch.setattr(measure, "missing_to_compile", lambda device: "C++ compiler (g++)")
+    monkeypatch.setattr(measure, "search", lambda *a, compiled, **k: asked.append(compiled) or search(*a, **k))
+    run(small)
+    assert asked and not any(asked)
+    assert "not compiled, which would be faster: no C++ compiler (g++) was found" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("turned", [True, False])

@@ -1,11 +1,13 @@
 """Cross-fitting: which pictures a classifier sees, what that is good for, and the file."""
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ambient.curate import fit
 from ambient.curate.classifier import ClassifierConfig, QualityClassifier
 from ambient.curate.crossfit import CrossFitted, folds_of, load_classifier, save_classifier
 from ambient.curate.fit import FitConfig, Split, cross_fit, fit_members
@@ -175,3 +177,36 @@ def test_one_level_for_all_is_the_same_as_level_by_level() -> None:
     quick = member(x, torch.tensor([0.7]).expand(6), group)
     torch.testing.assert_close(quick, member(x, torch.full((6,), 0.7), group), rtol=1e-4, atol=1e-5)
     assert not np.allclose(quick.detach(), member(x, torch.tensor([0.7]).expand(6), 1 - group).detach())
+
+
+def checks(last: int) -> tuple[int, ...]:
+    """The steps of the checks up to this one."""
+    step, found = 50, []
+    while step <= last:
+        found.append(step)
+        step = math.ceil(1.15 * step)
+    return tuple(found)
+
+
+@pytest.mark.parametrize(
+    ("lows", "best", "end"),
+    [
+        ((50, 78, 120), 120, 211),  # 56 and 54 % more steps were worth waiting for
+        ((50, 78, 159), 78, 138),  # 104 % were not
+        ((*checks(2643), 4021), 4021, 6117),  # 1,378 more, of 1,500
+        (checks(12307), 12307, 16278),  # 30 % more
+    ],
+)
+def test_how_long_a_loss_is_watched(
+    lows: tuple[int, ...],
+    best: int,
+    end: int,
+    one_population: tuple[Sample, Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """lows: the checks at which the held-out loss is lower than ever before."""
+    steps = [0]
+    monkeypatch.setattr(fit._Trainee, "step", lambda trainee, number: steps.append(number))
+    monkeypatch.setattr(fit._Trainee, "held_out_loss", lambda trainee: -steps[-1] if steps[-1] in lows else 0)
+    found = cross_fit(*one_population, space=SPACE, config=FitConfig(steps=20_000, batch_size=32))
+    assert (found.steps, steps[-1], found.turned) == (best, end, True)

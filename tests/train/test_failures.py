@@ -13,25 +13,14 @@ import torch
 from ambient.schemas.errors import UserError
 from ambient.train import checkpoint, loop
 from ambient.train.batches import Batch
-from ambient.train.config import TrainConfig
 from ambient.train.loop import train
-from ambient.train.networks.unet import UNetConfig
 from ambient.train.pictures import Stored, open_pictures
 from ambient.train.rows import read_rows
 from ambient.train.state import parts_of
-from small_pool import write_pool
+from small_pool import SHORT, write_pool
 from torch import Tensor
 
-CONFIG = TrainConfig(
-    num_images=96,
-    batch_size=8,
-    warmup_images=8,
-    log_images=8,
-    sample_images=48,
-    snapshot_images=24,
-    sample_count=2,
-    network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1),
-)
+CONFIG = replace(SHORT, log_images=8, snapshot_images=24)
 
 
 @pytest.fixture(scope="module")
