@@ -22,7 +22,7 @@ from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
 from .crossfit import FOLDS, folds_of
 from .noisy import Sample, group_weights, noised, unit
-from .replay import Replayed
+from .replay import Replayed, SideBySide
 from .spectra import complete_views, views_of
 
 MIN_ACCURACY = 0.6
@@ -116,16 +116,19 @@ def fit_members(
     The learning rate is constant and the weights are averaged, so that the path does not depend on how long it may
     become: more steps change nothing once the loss has turned.
     """
-    generator = torch.Generator(clean.pictures.device).manual_seed(config.seed)
+    device = clean.pictures.device
+    generator = torch.Generator(device).manual_seed(config.seed)
     half = max(config.batch_size // 2, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         trainees = [_Trainee(clean, other, split, half, space, config, network, generator) for split in splits]
         _choose_start(trainees)
+        advance = Replayed(SideBySide([trainee.step for trainee in trainees], device), device, generator)
         best_loss, best_step, next_check, turned = math.inf, 0, _FIRST_CHECK, False
         for step in range(1, config.steps + 1):
             for trainee in trainees:
-                trainee.step(step)
+                trainee.prepare(step)
+            advance()
             progress(1)
             if step in (next_check, config.steps):
                 next_check = math.ceil(step * _CHECK_EVERY)
@@ -200,7 +203,6 @@ class _Trainee:
         self.optimizer = torch.optim.AdamW(
             self.member.parameters(), lr=self.rate, weight_decay=config.weight_decay, capturable=device.type == "cuda"
         )
-        self._advance = Replayed(self._step, generator.device, generator)
 
     def held_out_evidence(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """What the likelihood path makes of noisy held-out pictures, and their labels."""
@@ -221,13 +223,13 @@ class _Trainee:
             network.trust.bias[view] = trust
             network.log_limit.fill_(math.log(limit))
 
-    def step(self, number: int) -> None:
+    def prepare(self, number: int) -> None:
+        """Set what a step's number decides: the learning rate, the share of the newest weights in their average."""
         self.rate.fill_(self.config.lr * min(1.0, number / _FIRST_CHECK))
-        # Of the newest weights in their average (power-function average, 2312.02696).
+        # Power-function average, 2312.02696.
         self.share.fill_(1.0 - (1.0 - 1.0 / number) ** (1.0 / _AVERAGED))
-        self._advance()
 
-    def _step(self) -> None:
+    def step(self) -> None:
         places = self.split.clean, self.split.other
         loss = _loss(self.member, self.clean, self.other, *places, self.half, self.config, self.generator, self.weights)
         self.optimizer.zero_grad(set_to_none=True)

@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .device import missing_to_compile
+
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_HAS_KERNEL = missing_to_compile(torch.device("cuda")) is None
 _CHUNK = 1 << 15  # Philox blocks worked on at a time on a CPU, so that the 64-bit temporaries stay in cache
 
 
@@ -64,6 +67,8 @@ def words(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, in
     index: int or (N,) int64 in [0, 2^28).
     Returns (N, count) int64 in [0, 2^32).
     """
+    if names.is_cuda and _HAS_KERNEL:
+        return _from_kernel(names, count, seed, purpose, index, normal=False)
     blocks = -(-count // 4)
     out = _blocks(names, blocks, seed=seed, purpose=purpose, index=index)
     shape = (len(names), blocks)
@@ -84,6 +89,8 @@ def normals(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, 
 
     Arguments as ``words``. Returns (N, count) float32.
     """
+    if names.is_cuda and _HAS_KERNEL:
+        return _from_kernel(names, count, seed, purpose, index, normal=True)
     blocks = -(-count // 4)
     out = torch.empty(len(names), blocks, 4, dtype=torch.float32, device=names.device)
     rows = len(names) if names.device.type != "cpu" else max(1, _CHUNK // max(blocks, 1))
@@ -121,6 +128,18 @@ def hex_digits(content_ids: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
             fixed = chunk.slice(start, 1 << 20).cast(pa.binary()).cast(pa.binary(32))
             data = np.frombuffer(fixed.buffers()[1], np.uint8)
             yield data[32 * fixed.offset : 32 * (fixed.offset + len(fixed))].reshape(-1, 32)
+
+
+def _from_kernel(
+    names: Tensor, count: int, seed: int | Tensor, purpose: Purpose, index: int | Tensor, *, normal: bool
+) -> Tensor:
+    from .philox_kernel import philox  # whose Triton takes a while, and is not everywhere
+
+    if not isinstance(seed, Tensor):
+        seed = _on(names.device, (seed + 2**63) % 2**64 - 2**63)  # all 64 bits, as a signed number
+    index = _on(names.device, index).expand(len(names))
+    drawn: Tensor = philox(names.contiguous(), index.contiguous(), seed, count, int(purpose), normal)
+    return drawn
 
 
 def _on(device: torch.device, index: int | Tensor) -> Tensor:

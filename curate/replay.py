@@ -1,6 +1,6 @@
 """The same work again and again on a GPU, without a word of Python in between."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -55,3 +55,29 @@ class Replayed:
         with torch.cuda.stream(self._stream):
             self._function()
         here.wait_stream(self._stream)
+
+
+class SideBySide:
+    """Several functions as one that, on CUDA, runs each on a stream of its own, for work too small to fill a GPU.
+
+    They are called in their order, so what they draw from one generator does not depend on the device; none may write
+    what another one reads or writes. Can be ``Replayed``.
+    """
+
+    def __init__(self, functions: Sequence[Callable[[], None]], device: torch.device) -> None:
+        self._functions, self._device = functions, device
+        cuda = device.type == "cuda"
+        self._streams = [torch.cuda.Stream(device) for _ in functions] if cuda else []  # type: ignore[no-untyped-call]
+
+    def __call__(self) -> None:
+        if not self._streams:
+            for function in self._functions:
+                function()
+            return
+        here = torch.cuda.current_stream(self._device)
+        for function, stream in zip(self._functions, self._streams, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                function()
+        for stream in self._streams:
+            here.wait_stream(stream)
