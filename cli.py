@@ -72,7 +72,7 @@ def annotate(
         Literal["rising", "first"],
         typer.Option(help="Which crossing of 0.5 - epsilon: the rising fit's (careful), or the first (the paper's)."),
     ] = "rising",
-    steps: Annotated[int | None, typer.Option(help="The classifier's, at most; default: 1,000, GPU 16,000.")] = None,
+    steps: Annotated[int | None, typer.Option(help="The classifier's, at most; default: 1,000, GPU 32,000.")] = None,
     folds: Annotated[int, typer.Option(help="Classifiers, each judging a part it has not seen.")] = 2,
     seed: Seed = 0,
     device: Device = "auto",

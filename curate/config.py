@@ -36,7 +36,7 @@ class AnnotateConfig:
     median short side, at most 256. draws: noise draws per level, on average. per: one threshold per picture or per
     source. crossing: where a curve passes 0.5 - epsilon several times, the first counts, as in arXiv 2506.10038, or
     that of the closest rising curve, which is the careful choice. steps: the most of the classifier's training, which
-    its held-out loss ends; None takes 1,000 on a CPU and 16,000 on a GPU. folds: parts of the pool, each judged by a
+    its held-out loss ends; None takes 1,000 on a CPU and 32,000 on a GPU. folds: parts of the pool, each judged by a
     classifier that was trained on the others; more of them leave each more to train on, and take longer.
     """
 

@@ -29,7 +29,7 @@ MIN_ACCURACY = 0.6
 _FIRST_CHECK, _CHECK_EVERY = 50, 1.15  # steps; ratio of steps
 _TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
 _START_VALUES = 1 << 25  # of noisy pictures that decide on it
-_AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are averages over these
+_AVERAGED = 0.2  # of the steps so far, about: the weights that are kept are averages over these
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,8 +200,9 @@ class _Trainee:
         self.average = copy.deepcopy(self.member).eval()
         self.best = copy.deepcopy(self.average.state_dict())
         self.rate, self.share = torch.zeros((), device=device), torch.zeros((), device=device)
+        cuda = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.member.parameters(), lr=self.rate, weight_decay=config.weight_decay, capturable=device.type == "cuda"
+            self.member.parameters(), lr=self.rate, weight_decay=config.weight_decay, capturable=cuda, fused=cuda
         )
 
     def held_out_evidence(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
@@ -236,8 +237,10 @@ class _Trainee:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         with torch.no_grad():
-            for mean, new in zip(self.average.parameters(), self.member.parameters(), strict=True):
-                mean.lerp_(new, self.share)
+            means: list[Tensor] = list(self.average.parameters())
+            changes = list(torch._foreach_sub(list(self.member.parameters()), means))
+            torch._foreach_mul_(changes, self.share)
+            torch._foreach_add_(means, changes)
 
     @torch.inference_mode()
     def held_out_loss(self) -> float:

@@ -29,7 +29,7 @@ from .tables import shown
 
 CLASSIFIER = "classifier.safetensors"
 _FIT_BYTES, _FIT_PICTURES = 1 << 30, 100_000  # of each set that the classifier trains on, at most
-_STEPS = {"cpu": 1000, "cuda": 16_000}  # at most: the held-out loss says when to stop
+_STEPS = {"cpu": 1000, "cuda": 32_000}  # at most: the held-out loss says when to stop
 _NAMED = 5  # sources that a message names
 _SMALL = 500  # clean pictures; with fewer, thresholds are rough (docs/log.md, 2026-11-30)
 _MORE_FOLDS = 5  # leave each classifier four fifths of the clean pictures

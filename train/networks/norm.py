@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...curate.device import missing_to_compile
+
+_HAS_KERNEL = missing_to_compile(torch.device("cuda")) is None
+
 
 class GroupNorm(nn.GroupNorm):
     """GroupNorm (arXiv 1803.08494) of maps (N, C, H, W), in float32 also where these or its weights are bfloat16.
@@ -26,12 +30,23 @@ class GroupNorm(nn.GroupNorm):
         deviations from 0 is off by about m^2 6e-8 of itself.
         """
         n, c, height, width = x.shape
-        x, grouped = x.float(), (n, self.num_groups, -1)
-        share = self.num_groups / (c * height * width)
+        x = x.float()
+        total, squares = x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3))
+        if x.is_cuda and _HAS_KERNEL:
+            from .norm_kernel import scale_and_shift
+
+            told = self.weight.float(), self.bias.float(), self.num_groups, height * width, self.eps
+            scale, shift = scale_and_shift(total, squares, *told)
+        else:
+            scale, shift = self._scale_and_shift(total, squares, height * width)
+        return x * scale.view(n, c, 1, 1) + shift.view(n, c, 1, 1)
+
+    def _scale_and_shift(self, total: Tensor, squares: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        share = self.num_groups / (total.shape[1] * pixels)
         mean, square = (
-            values.sum(dim=(2, 3), keepdim=True).view(grouped).sum(dim=2, keepdim=True) * share for values in (x, x * x)
+            values.view(len(values), self.num_groups, -1).sum(dim=2, keepdim=True) * share
+            for values in (total, squares)
         )
         deviation = (functional.relu(square - mean * mean) + self.eps).rsqrt()
         scale = deviation * self.weight.view(self.num_groups, -1)
-        shift = self.bias.view(self.num_groups, -1) - mean * scale
-        return x * scale.view(n, c, 1, 1) + shift.view(n, c, 1, 1)
+        return scale.flatten(1), (self.bias.view(self.num_groups, -1) - mean * scale).flatten(1)
