@@ -237,10 +237,8 @@ class _Trainee:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         with torch.no_grad():
-            means: list[Tensor] = list(self.average.parameters())
-            changes = list(torch._foreach_sub(list(self.member.parameters()), means))
-            torch._foreach_mul_(changes, self.share)
-            torch._foreach_add_(means, changes)
+            for mean, new in zip(self.average.parameters(), self.member.parameters(), strict=True):
+                mean.lerp_(new, self.share)
 
     @torch.inference_mode()
     def held_out_loss(self) -> float:

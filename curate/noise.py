@@ -136,7 +136,8 @@ def _from_kernel(
     from .philox_kernel import philox  # whose Triton takes a while, and is not everywhere
 
     if not isinstance(seed, Tensor):
-        seed = _on(names.device, (seed + 2**63) % 2**64 - 2**63)  # all 64 bits, as a signed number
+        seed = (seed + 2**63) % 2**64 - 2**63  # all 64 bits, as a signed number
+    seed = _on(names.device, seed)
     index = _on(names.device, index).expand(len(names))
     drawn: Tensor = philox(names.contiguous(), index.contiguous(), seed, count, int(purpose), normal)
     return drawn

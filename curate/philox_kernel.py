@@ -3,6 +3,7 @@
 Part of ``curate/noise.py``, which says what the numbers are. Written in Triton, which comes with PyTorch for GPUs.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,28 +13,6 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 _MOST, _LEAST = 1024, 32  # Philox blocks, of four numbers each, of one program of the kernel
-
-
-@triton_op("ambient::philox", mutates_args=())
-def philox(names: Tensor, index: Tensor, seed: Tensor, count: int, purpose: int, normal: bool) -> Tensor:
-    """``words`` or, if normal, ``normals`` of these streams.
-
-    names, index: (N,) int64. seed: () int64. All on one GPU. Returns (N, count), int64 words or float32 normals.
-    """
-    return launched(wrap_triton(kernel), names, index, seed, count, purpose, normal)
-
-
-def launched(
-    function: Any, names: Tensor, index: Tensor, seed: Tensor, count: int, purpose: int, normal: bool
-) -> Tensor:
-    """``philox`` by this form of the kernel."""
-    out = torch.empty(len(names), count, dtype=torch.float32 if normal else torch.int64, device=names.device)
-    blocks = -(-count // 4)
-    at_once = min(_MOST, max(_LEAST, triton.next_power_of_2(blocks)))
-    if out.numel():
-        grid = (len(names), triton.cdiv(blocks, at_once))
-        function[grid](out, names, index, seed, count, PURPOSE=purpose, NORMAL=normal, BLOCKS=at_once)
-    return out
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -54,3 +33,27 @@ def kernel(out, names, index, seed, count, PURPOSE: tl.constexpr, NORMAL: tl.con
     four = tl.interleave(tl.interleave(n0, n2), tl.interleave(n1, n3))  # in the order of a block
     place = tl.program_id(1) * BLOCKS * 4 + tl.arange(0, BLOCKS * 4)
     tl.store(out + row * count + place, four, mask=place < count)
+
+
+@triton_op("ambient::philox", mutates_args=())
+def philox(names: Tensor, index: Tensor, seed: Tensor, count: int, purpose: int, normal: bool) -> Tensor:
+    """``words`` or, if normal, ``normals`` of these streams.
+
+    names, index: (N,) int64. seed: () int64. All on one GPU. Returns (N, count), int64 words or float32 normals.
+    """
+    return launched(wrap_triton(kernel), names, index, seed, count, purpose, normal)
+
+
+def launched(
+    function: Any, names: Tensor, index: Tensor, seed: Tensor, count: int, purpose: int, normal: bool
+) -> Tensor:
+    """``philox`` by this form of the kernel."""
+    out = torch.empty(len(names), count, dtype=torch.float32 if normal else torch.int64, device=names.device)
+    blocks = -(-count // 4)
+    at_once = min(_MOST, max(_LEAST, triton.next_power_of_2(blocks)))
+    if out.numel():
+        # Triton launches on the current device, whatever its arguments are on.
+        grid = (len(names), triton.cdiv(blocks, at_once))
+        with torch.cuda.device(out.device) if out.is_cuda and torch.cuda.is_available() else nullcontext():
+            function[grid](out, names, index, seed, count, PURPOSE=purpose, NORMAL=normal, BLOCKS=at_once)
+    return out

@@ -13,6 +13,48 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 
+@triton.jit
+def _moments(total, squares, share, eps, at, mask):  # type: ignore[no-untyped-def]
+    """The mean of each group, (ROWS, 1), whether its variance is above 0, and one over its deviation."""
+    mean = tl.sum(tl.load(total + at, mask, 0.0), axis=1, keep_dims=True) * share
+    variance = tl.sum(tl.load(squares + at, mask, 0.0), axis=1, keep_dims=True) * share - mean * mean
+    return mean, variance > 0, 1.0 / tl.sqrt_rn(tl.maximum(variance, 0.0) + eps)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def forward_kernel(  # type: ignore[no-untyped-def]
+    scale, shift, total, squares, weight, bias, share, eps,
+    GROUPS: tl.constexpr, EACH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    channel, mask = row * EACH + column, (row < GROUPS) & (column < EACH)
+    at = tl.program_id(0) * GROUPS * EACH + channel
+    mean, _, inverse = _moments(total, squares, share, eps, at, mask)
+    found = inverse * tl.load(weight + channel, mask, 0.0)
+    tl.store(scale + at, found, mask)
+    tl.store(shift + at, tl.load(bias + channel, mask, 0.0) - mean * found, mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def backward_kernel(  # type: ignore[no-untyped-def]
+    to_total, to_squares, to_weight, to_scale, to_shift, total, squares, weight, share, eps,
+    GROUPS: tl.constexpr, EACH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    channel, mask = row * EACH + column, (row < GROUPS) & (column < EACH)
+    at = tl.program_id(0) * GROUPS * EACH + channel
+    mean, varies, inverse = _moments(total, squares, share, eps, at, mask)
+    gamma, shifted = tl.load(weight + channel, mask, 0.0), tl.load(to_shift + at, mask, 0.0)
+    scaled = tl.load(to_scale + at, mask, 0.0) - mean * shifted  # shift = bias - mean * scale
+    to_inverse = tl.sum(scaled * gamma, axis=1, keep_dims=True)
+    to_variance = tl.where(varies, -0.5 * inverse * inverse * inverse * to_inverse, 0.0)
+    to_mean = -inverse * tl.sum(shifted * gamma, axis=1, keep_dims=True) - 2.0 * mean * to_variance
+    nothing = tl.zeros((ROWS, COLUMNS), tl.float32)
+    tl.store(to_total + at, nothing + to_mean * share, mask)
+    tl.store(to_squares + at, nothing + to_variance * share, mask)
+    tl.store(to_weight + at, scaled * inverse, mask)
+
+
 def scale_and_shift(
     total: Tensor, squares: Tensor, weight: Tensor, bias: Tensor, groups: int, pixels: int, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -93,45 +135,3 @@ def _derivative(ctx: Any, to_scale: Tensor, to_shift: Tensor) -> tuple[Tensor | 
 
 
 forward.register_autograd(_derivative, setup_context=_keep)
-
-
-@triton.jit
-def _moments(total, squares, share, eps, at, mask):  # type: ignore[no-untyped-def]
-    """The mean of each group, (ROWS, 1), whether its variance is above 0, and one over its deviation."""
-    mean = tl.sum(tl.load(total + at, mask, 0.0), axis=1, keep_dims=True) * share
-    variance = tl.sum(tl.load(squares + at, mask, 0.0), axis=1, keep_dims=True) * share - mean * mean
-    return mean, variance > 0, 1.0 / tl.sqrt_rn(tl.maximum(variance, 0.0) + eps)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def forward_kernel(  # type: ignore[no-untyped-def]
-    scale, shift, total, squares, weight, bias, share, eps,
-    GROUPS: tl.constexpr, EACH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    channel, mask = row * EACH + column, (row < GROUPS) & (column < EACH)
-    at = tl.program_id(0) * GROUPS * EACH + channel
-    mean, _, inverse = _moments(total, squares, share, eps, at, mask)
-    found = inverse * tl.load(weight + channel, mask, 0.0)
-    tl.store(scale + at, found, mask)
-    tl.store(shift + at, tl.load(bias + channel, mask, 0.0) - mean * found, mask)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def backward_kernel(  # type: ignore[no-untyped-def]
-    to_total, to_squares, to_weight, to_scale, to_shift, total, squares, weight, share, eps,
-    GROUPS: tl.constexpr, EACH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    channel, mask = row * EACH + column, (row < GROUPS) & (column < EACH)
-    at = tl.program_id(0) * GROUPS * EACH + channel
-    mean, varies, inverse = _moments(total, squares, share, eps, at, mask)
-    gamma, shifted = tl.load(weight + channel, mask, 0.0), tl.load(to_shift + at, mask, 0.0)
-    scaled = tl.load(to_scale + at, mask, 0.0) - mean * shifted  # shift = bias - mean * scale
-    to_inverse = tl.sum(scaled * gamma, axis=1, keep_dims=True)
-    to_variance = tl.where(varies, -0.5 * inverse * inverse * inverse * to_inverse, 0.0)
-    to_mean = -inverse * tl.sum(shifted * gamma, axis=1, keep_dims=True) - 2.0 * mean * to_variance
-    nothing = tl.zeros((ROWS, COLUMNS), tl.float32)
-    tl.store(to_total + at, nothing + to_mean * share, mask)
-    tl.store(to_squares + at, nothing + to_variance * share, mask)
-    tl.store(to_weight + at, scaled * inverse, mask)
