@@ -67,7 +67,7 @@ def words(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, in
     index: int or (N,) int64 in [0, 2^28).
     Returns (N, count) int64 in [0, 2^32).
     """
-    if names.is_cuda and _HAS_KERNEL:
+    if names.is_cuda and _has_kernel(names.device):
         return _from_kernel(names, count, seed, purpose, index, normal=False)
     blocks = -(-count // 4)
     out = _blocks(names, blocks, seed=seed, purpose=purpose, index=index)
@@ -89,7 +89,7 @@ def normals(names: Tensor, count: int, *, seed: int | Tensor, purpose: Purpose, 
 
     Arguments as ``words``. Returns (N, count) float32.
     """
-    if names.is_cuda and _HAS_KERNEL:
+    if names.is_cuda and _has_kernel(names.device):
         return _from_kernel(names, count, seed, purpose, index, normal=True)
     blocks = -(-count // 4)
     out = torch.empty(len(names), blocks, 4, dtype=torch.float32, device=names.device)
@@ -128,6 +128,11 @@ def hex_digits(content_ids: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
             fixed = chunk.slice(start, 1 << 20).cast(pa.binary()).cast(pa.binary(32))
             data = np.frombuffer(fixed.buffers()[1], np.uint8)
             yield data[32 * fixed.offset : 32 * (fixed.offset + len(fixed))].reshape(-1, 32)
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Compiled, all is Triton's. It knows no GPU older than those of compute capability 7."""
+    return _HAS_KERNEL and (torch.compiler.is_compiling() or torch.cuda.get_device_capability(device)[0] >= 7)
 
 
 def _from_kernel(

@@ -54,7 +54,7 @@ def test_it_compiles_for_a_gpu(normal: bool) -> None:
 
 
 def test_on_a_gpu_it_is_what_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ambient.curate.noise._HAS_KERNEL", True)
+    monkeypatch.setattr("ambient.curate.noise._has_kernel", lambda device: True)
     with FakeTensorMode():
         names = torch.empty(6, dtype=torch.int64, device="cuda")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
