@@ -206,7 +206,8 @@ def test_how_long_a_loss_is_watched(
 ) -> None:
     """lows: the checks at which the held-out loss is lower than ever before."""
     steps = [0]
-    monkeypatch.setattr(fit._Trainee, "step", lambda trainee, number: steps.append(number))
+    monkeypatch.setattr(fit._Trainee, "prepare", lambda trainee, number: steps.append(number))
+    monkeypatch.setattr(fit._Trainee, "step", lambda trainee: None)
     monkeypatch.setattr(fit._Trainee, "held_out_loss", lambda trainee: -steps[-1] if steps[-1] in lows else 0)
     found = cross_fit(*one_population, space=SPACE, config=FitConfig(steps=20_000, batch_size=32))
     assert (found.steps, steps[-1], found.turned) == (best, end, True)
