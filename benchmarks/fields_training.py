@@ -27,7 +27,7 @@ from ambient.curate.noise import names_of
 from ambient.schemas.space import Space
 from ambient.train.batches import batches
 from ambient.train.config import TrainConfig
-from ambient.train.device import should_compile, use_fast_kernels
+from ambient.train.device import compile_network, should_compile, use_fast_kernels
 from ambient.train.loop import build_backward, build_sampler, step
 from ambient.train.monitor import Monitor
 from ambient.train.networks.unet import UNetConfig
@@ -169,7 +169,7 @@ def set_of(record: dict[str, Any]) -> Setting:
 def share_compiled(state: State, compiled: Denoiser | None) -> Denoiser:
     """Have the state train the network that is compiled already, from its own first weights."""
     if compiled is None:
-        state.denoiser.network.compile(dynamic=False)
+        compile_network(state.denoiser.network)
         return state.denoiser
     load_weights(compiled, state.denoiser.state_dict())
     state.optimizer.param_groups[0]["params"] = list(compiled.parameters())

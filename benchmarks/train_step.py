@@ -24,7 +24,7 @@ from ambient.schemas.space import Space
 from ambient.train.backward import Backward
 from ambient.train.batches import batches, conditions
 from ambient.train.config import TrainConfig
-from ambient.train.device import should_compile, use_fast_kernels
+from ambient.train.device import compile_network, should_compile, use_fast_kernels
 from ambient.train.loop import build_backward, build_sampler, step
 from ambient.train.monitor import Monitor
 from ambient.train.pictures import Pictures, Stored, open_pictures, with_pictures
@@ -49,17 +49,25 @@ def main() -> None:
     parser.add_argument(
         "--inductor", action="append", default=[], help="NAME=VALUE of torch._inductor.config, to try out; repeatable"
     )
-    parser.add_argument("--cudnn-trials", type=int, default=10, help="algorithms that cuDNN tries for each convolution")
+    parser.add_argument("--cudnn-trials", type=int, help="algorithms that cuDNN tries for each convolution, to try out")
     parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of a step")
     parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the chip's matrix products reach")
     arguments = parser.parse_args()
     config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
-    torch._inductor.config.load_config(dict(map(parsed, arguments.inductor)))
-    torch.backends.cudnn.benchmark_limit = arguments.cudnn_trials
+    inductor = dict(map(parsed, arguments.inductor))
     with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
         rows, pictures = prepare(config, arguments.pictures, arguments.channels, Path(folder), world)
+        state = new_state(config, rows.space, world)
+        use_fast_kernels(world.device)
+        if arguments.cudnn_trials is not None:
+            torch.backends.cudnn.benchmark_limit = arguments.cudnn_trials
+        if compiled := should_compile(world.device, config.compile, config.num_images):
+            if arguments.mode:
+                state.denoiser.network.compile(dynamic=False, mode=arguments.mode)
+            else:
+                compile_network(state.denoiser.network, inductor)
         figures = measure(
-            config, rows, pictures, world, arguments.steps, mode=arguments.mode, profile=arguments.profile
+            state, config, rows, pictures, world, arguments.steps, compiled=compiled, profile=arguments.profile
         )
     if world.is_first:
         flops = 3 * forward_flops(config, rows.space)
@@ -69,7 +77,7 @@ def main() -> None:
             "set": arguments.settings,
             "mode": arguments.mode,
             "inductor": arguments.inductor,
-            "cudnn_trials": arguments.cudnn_trials,
+            "cudnn_trials": torch.backends.cudnn.benchmark_limit,
             "gpus": world.size,
             "torch": torch.__version__,
         }
@@ -102,19 +110,16 @@ def prepare(config: TrainConfig, num: int, channels: int, folder: Path, world: W
 
 
 def measure(
+    state: State,
     config: TrainConfig,
     rows: Rows,
     pictures: Pictures,
     world: World,
     steps: int,
     *,
-    mode: str | None = None,
+    compiled: bool,
     profile: bool = False,
 ) -> dict[str, object]:
-    state = new_state(config, rows.space, world)
-    use_fast_kernels(world.device)
-    if compiled := should_compile(world.device, config.compile, config.num_images):
-        state.denoiser.network.compile(dynamic=False, mode=mode)
     monitor = Monitor(config.batch_size // world.size, world)
     backward = build_backward(state, rows, config, world, compiled=compiled)
     sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)

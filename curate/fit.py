@@ -21,7 +21,7 @@ from ..schemas.errors import UserError
 from ..schemas.space import Space
 from .classifier import ClassifierConfig, QualityClassifier, mean_spectra
 from .crossfit import FOLDS, folds_of
-from .noisy import Sample, group_weights, noised, unit
+from .noisy import Sample, draw_table, noised, unit
 from .replay import Replayed, SideBySide
 from .spectra import complete_views, views_of
 
@@ -188,7 +188,7 @@ class _Trainee:
     ) -> None:
         """half: clean pictures in a batch, and others."""
         self.clean, self.other, self.split, self.config, self.generator = clean, other, split, config, generator
-        self.half, self.weights = half, group_weights(other.groups[split.other])
+        self.half, self.table = half, draw_table(other.groups[split.other])
         network = network or ClassifierConfig()
         device = clean.pictures.device
         some = [
@@ -232,7 +232,7 @@ class _Trainee:
 
     def step(self) -> None:
         places = self.split.clean, self.split.other
-        loss = _loss(self.member, self.clean, self.other, *places, self.half, self.config, self.generator, self.weights)
+        loss = _loss(self.member, self.clean, self.other, *places, self.half, self.config, self.generator, self.table)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -311,9 +311,9 @@ def _loss(
     half: int,
     config: FitConfig,
     generator: torch.Generator,
-    weights: Tensor | None = None,
+    table: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of one balanced batch of these pictures."""
     levels = config.lowest, config.highest
-    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, levels, generator, weights)
+    x, sigma, group, labels = noised(clean, other, clean_places, other_places, half, levels, generator, table)
     return nn.functional.binary_cross_entropy_with_logits(classifier(x, sigma, group), labels)

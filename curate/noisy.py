@@ -32,18 +32,19 @@ def noised(
     half: int,
     levels: tuple[float, float],
     generator: torch.Generator,
-    weights: Tensor | None = None,
+    table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A balanced batch: x (2 * half, C, H, W), sigma, group, label, each (2 * half,).
 
     levels: the lowest and the highest noise; ln sigma is uniform between them, half of it over the decisive ones.
-    generator: on the pictures' device. weights: ``group_weights`` of the other
-    pictures, where they are known already; clean pictures get a group of the same distribution.
+    generator: on the pictures' device. table: ``draw_table`` of the other pictures, where it is known already; clean
+    pictures get a group of the same distribution.
     """
     device = clean.pictures.device
     told = other.groups[other_places]
-    weights = group_weights(told) if weights is None else weights
-    drawn = torch.multinomial(weights, 2 * half, replacement=True, generator=generator)
+    table = draw_table(told) if table is None else table
+    share = torch.rand(2 * half, dtype=torch.float64, device=device, generator=generator)
+    drawn = torch.searchsorted(table, share, right=True)
     picks = clean_places[torch.randint(len(clean_places), (half,), device=device, generator=generator)]
     x0 = unit(torch.cat([clean.pictures[picks], other.pictures[other_places[drawn[half:]]]]))
     flips = torch.rand(2, 2 * half, 1, 1, 1, device=device, generator=generator) < 0.5
@@ -57,10 +58,15 @@ def noised(
     return x, sigma, told[drawn], labels
 
 
-def group_weights(groups: Tensor) -> Tensor:
-    """How often to draw each picture, (N,): a group's share is the square root of its share of the pictures, so that a
-    rare one is learned too. groups: (N,) int64."""
-    return groups.bincount(minlength=1).float().clamp(min=1).rsqrt()[groups]
+def draw_table(groups: Tensor) -> Tensor:
+    """How often to draw each picture: (N,) float64, the share of all draws that goes to it and to those before it.
+
+    A group's share is the square root of its share of the pictures, so that a rare one is learned too.
+    groups: (N,) int64. Added up on the CPU, for a GPU's cumulative sums differ from run to run.
+    """
+    weights = groups.bincount(minlength=1).clamp(min=1).double().rsqrt()[groups]
+    table = weights.cpu().cumsum(dim=0)
+    return (table / table[-1]).to(groups.device)
 
 
 def unit(pictures: Tensor) -> Tensor:

@@ -2,15 +2,19 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from torch import nn
 
 from ..curate.device import choose_device, missing_to_compile
 from ..schemas.errors import UserError
 
 _COMPILING_PAYS = 1_000_000  # training pictures
+# Searches of the compiler that take a fifth of its time and have not made a step faster.
+_NOT_SEARCHED = ("loop_ordering_after_fusion", "triton.coalesce_tiling_analysis")
+_CUDNN_TRIALS = 3  # algorithms that are timed for each convolution; PyTorch's 10 find none that is faster
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
@@ -54,10 +58,21 @@ def should_compile(
     return not missing
 
 
+def compile_network(network: nn.Module, options: Mapping[str, object] | None = None) -> None:
+    """Have the network compiled when it is first called, for fixed shapes.
+
+    options: of ``torch._inductor.config``, to try out.
+    """
+    known = torch._inductor.list_options()
+    less = {name: False for name in _NOT_SEARCHED if name in known}
+    network.compile(dynamic=False, options={**less, **(options or {})})
+
+
 def use_fast_kernels(device: torch.device) -> None:
     """Let CUDA choose the fastest convolutions, and TF32 for what stays in float32; on a CPU, keep freed memory."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = _CUDNN_TRIALS
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_tf32 = True
     else:

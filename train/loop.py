@@ -13,7 +13,7 @@ from . import augment
 from .backward import Backward
 from .batches import Batch, batches, conditions
 from .config import TrainConfig
-from .device import autocast, memory_for, should_compile, use_fast_kernels
+from .device import autocast, compile_network, memory_for, should_compile, use_fast_kernels
 from .monitor import Monitor
 from .pictures import open_pictures, with_pictures
 from .remarks import remarks
@@ -80,7 +80,7 @@ def train(
                 return newest or run.finish(state, monitor)
             use_fast_kernels(world.device)
             if compiled := should_compile(world.device, config.compile, run.total - state.num_images, run.say):
-                state.denoiser.network.compile(dynamic=False)
+                compile_network(state.denoiser.network)
             backward = build_backward(state, rows, config, world, compiled=compiled)
             run.start(state, pictures)
             stream = batches(

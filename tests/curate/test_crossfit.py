@@ -111,6 +111,28 @@ def test_two_threads_find_the_same_gradients_bit_for_bit() -> None:
     assert all(torch.equal(gradient, found[0]) for gradient in found)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_the_same_classifiers_twice() -> None:
+    """On so many pictures that a GPU's sums over all of them would come in another order every time."""
+    random = torch.Generator("cuda").manual_seed(0)
+
+    def some(num: int, groups: int) -> Sample:
+        shape = {"size": (num, 3, 32, 32), "device": "cuda", "generator": random}
+        told = torch.arange(num, device="cuda") % groups
+        return Sample(pictures=torch.randint(256, **shape).to(torch.uint8), names=torch.arange(num, device="cuda"), groups=told)
+
+    clean, other, space = some(8000, 1), some(60_000, 6), Space(resolution=32)
+    once, twice = (
+        cross_fit(clean, other, space=space, config=FitConfig(steps=300), network=ClassifierConfig(groups=6))
+        for _ in range(2)
+    )
+    assert once.steps == twice.steps
+    for a, b in zip(once.members, twice.members, strict=True):
+        for name, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[name]), name
+
+
 def test_more_steps_than_it_takes_change_nothing(one_population: tuple[Sample, Sample]) -> None:
     fits = [cross_fit(*one_population, space=SPACE, config=FitConfig(steps=s, batch_size=32)) for s in (100, 150)]
     assert fits[0].steps < 100 / 1.7  # it has turned before the shorter one ends

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ambient.curate import device as devices
 from ambient.schemas.errors import UserError
-from ambient.train.device import should_compile, use_fast_kernels
+from ambient.train.device import compile_network, should_compile, use_fast_kernels
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
@@ -45,3 +45,13 @@ def test_nothing_is_compiled_without_a_compiler(
     assert should_compile(device, "on", 0)
     (tmp_path / "Python.h").unlink()
     assert devices.missing_to_compile(device) == (None if kind == "cpu" else "Python.h (python3-dev)")
+
+
+def test_a_compiled_network_is_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the compiler has no such options, as in older releases."""
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU())
+    x = torch.randn(3, 4)
+    expected = network(x)
+    monkeypatch.setattr(torch._inductor, "list_options", lambda: ["loop_ordering_after_fusion"])
+    compile_network(network, {"triton.autotune_pointwise": False})
+    torch.testing.assert_close(network(x), expected)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...curate.reporter import Reporter
 from ..config import TrainConfig
-from ..device import should_compile
+from ..device import compile_network, should_compile
 from ..ema import FOLDER, reconstruct
 from ..generate import SampleConfig, drawer, labels_of
 from ..trained import Trained, load_trained, told
@@ -114,7 +114,7 @@ def draw(trained: Trained, num: int, device: torch.device) -> Tensor:
     """(num, C, R, R) uint8 pictures of seeds 0 ... num - 1, classes in turn; compiled as the run's training was."""
     config = SampleConfig()
     if should_compile(device, trained.config.compile, num * _AS_TRAINING):
-        trained.denoiser.network.compile(dynamic=False)  # once for all runs of a process: the networks are alike
+        compile_network(trained.denoiser.network)  # once for all runs of a process: the networks are alike
     picture = drawer(trained, None, config, labels_of(trained, config))
     size = min(_BATCH[device.type], num)
     # Every batch has the same size, since rounding depends on it.

@@ -26,6 +26,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     scale, shift, total, squares, weight, bias, share, eps,
     GROUPS: tl.constexpr, EACH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    share, eps = tl.full((1, 1), share, tl.float32), tl.full((1, 1), eps, tl.float32)  # of Inductor, float64
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     channel, mask = row * EACH + column, (row < GROUPS) & (column < EACH)
     at = tl.program_id(0) * GROUPS * EACH + channel
@@ -40,6 +41,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     to_total, to_squares, to_weight, to_scale, to_shift, total, squares, weight, share, eps,
     GROUPS: tl.constexpr, EACH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    share, eps = tl.full((1, 1), share, tl.float32), tl.full((1, 1), eps, tl.float32)  # of Inductor, float64
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     channel, mask = row * EACH + column, (row < GROUPS) & (column < EACH)
     at = tl.program_id(0) * GROUPS * EACH + channel
