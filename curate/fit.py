@@ -28,6 +28,7 @@ from .spectra import complete_views, views_of
 MIN_ACCURACY = 0.6
 _FIRST_CHECK, _CHECK_EVERY = 50, 1.15  # steps; ratio of steps
 _TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
+_LONG, _GAIN = 5000, 0.003  # steps from which on more of them must bring the held-out loss down by this share of it
 _START_VALUES = 1 << 25  # of noisy pictures that decide on it
 _AVERAGED = 0.2  # of the steps so far, about: the weights that are kept are averages over these
 
@@ -52,7 +53,7 @@ class Fit:
 
     members: members[k] was trained without fold k. held_out_loss: in nats, mean over the members, on their own folds.
     accuracy: likewise, balanced, at the lowest noise. steps: after which the loss was lowest. turned: whether it was
-    watched for long enough after that; if not, more steps might have been better.
+    watched for long enough after it had last fallen by much; if not, more steps might have been better.
     """
 
     members: list[QualityClassifier]
@@ -125,6 +126,7 @@ def fit_members(
         _choose_start(trainees)
         advance = Replayed(SideBySide([trainee.step for trainee in trainees], device), device, generator)
         best_loss, best_step, next_check, turned = math.inf, 0, _FIRST_CHECK, False
+        gained_loss, gained_step = math.inf, 0
         for step in range(1, config.steps + 1):
             for trainee in trainees:
                 trainee.prepare(step)
@@ -137,7 +139,9 @@ def fit_members(
                     best_loss, best_step = loss, step
                     for trainee in trainees:
                         trainee.keep()
-                if turned := step > best_step + _watched(best_step):
+                if loss < gained_loss * (1 - _GAIN if step > _LONG else 1):
+                    gained_loss, gained_step = loss, step
+                if turned := step > gained_step + _watched(gained_step):
                     break
         members = [trainee.kept() for trainee in trainees]
     accuracy = sum(_accuracy(m, clean, other, s, config) for m, s in zip(members, splits, strict=True)) / len(members)
@@ -146,9 +150,9 @@ def fit_members(
     )
 
 
-def _watched(best_step: int) -> float:
-    """Steps without a lower loss after which it has turned: 70 % more, of thousands, where the loss is smooth, 30 %."""
-    return max(min(0.7 * best_step, 1500), 0.3 * best_step)
+def _watched(step: int) -> float:
+    """Steps without a gain after which the loss has turned: 70 % more, of thousands, where the loss is smooth, 30 %."""
+    return max(min(0.7 * step, 0.3 * _LONG), 0.3 * step)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Losses of a batch and the gradients of their mean: on a GPU recorded once, then replayed without Python."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ..curate.replay import Replayed
 from .batches import Batch
+from .device import collecting_rarely
 
 LossOf = Callable[[Batch, Tensor], dict[str, Tensor]]
 """A batch and its pictures (B, C, R, R) to losses (B,) by name; what is ``trained`` has the gradients."""
@@ -26,6 +28,7 @@ class Backward:
     def __init__(self, loss_of: LossOf, weights: Sequence[nn.Parameter], device: torch.device, *, record: bool) -> None:
         """record: whether to; every batch must then have as many pictures and find no gradients in the weights."""
         self._loss_of, self._weights, self._device, self._record = loss_of, weights, device, record
+        self._is_first = True
         self._kept: tuple[Batch, Tensor] | None = None
         self._losses: dict[str, Tensor] = {}
         self._gradients: list[Tensor | None] = []
@@ -63,8 +66,10 @@ class Backward:
         self._gradients = [weight.grad for weight in self._weights]
 
     def _run(self, batch: Batch, w0: Tensor, of: int) -> dict[str, Tensor]:
-        losses = self._loss_of(batch, w0)
-        (losses["trained"].sum() / of).backward()  # type: ignore[no-untyped-call]
+        with collecting_rarely() if self._is_first else nullcontext():  # what is compiled, is compiled by the first
+            losses = self._loss_of(batch, w0)
+            (losses["trained"].sum() / of).backward()  # type: ignore[no-untyped-call]
+        self._is_first = False
         return {name: loss.detach() for name, loss in losses.items()}
 
 

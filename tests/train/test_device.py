@@ -1,6 +1,7 @@
 """How the device is used."""
 
 import ctypes
+import gc
 import resource
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from ambient.curate import device as devices
 from ambient.schemas.errors import UserError
-from ambient.train.device import compile_network, should_compile, use_fast_kernels
+from ambient.train.device import collecting_rarely, compile_network, should_compile, use_fast_kernels
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
@@ -55,3 +56,14 @@ def test_a_compiled_network_is_the_network(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch._inductor, "list_options", lambda: ["loop_ordering_after_fusion"])
     compile_network(network, {"triton.autotune_pointwise": False})
     torch.testing.assert_close(network(x), expected)
+
+
+def test_old_objects_are_left_alone_for_a_while() -> None:
+    before = gc.get_threshold()
+    gc.collect()
+    old = gc.get_stats()[2]["collections"]
+    with collecting_rarely():
+        kept = [[] for _ in range(2_000_000)]
+        assert gc.get_stats()[2]["collections"] == old
+    assert gc.get_threshold() == before
+    assert len(kept) == 2_000_000
