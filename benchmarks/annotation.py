@@ -142,15 +142,19 @@ def dense(options: argparse.Namespace) -> dict[str, Any]:
     """Our search at the default draws against 2,048 levels x 4 draws, with the same classifier.
 
     By the first crossing, as the protocol has it after smoothing, and by the crossing of the rising fit, ours to our
-    draws and to the protocol's; ``converged``: the first crossing by 48 draws a level.
+    draws and to the protocol's; ``converged``: the first crossing by 48 draws a level. Of the protocol's levels those
+    count that classifiers train on; ``beyond``: all of them.
     """
     judged, _, other, _ = judged_pool(options)
     some = few(other, options.pictures)
     random = np.random.default_rng(options.seed)
     levels = np.sort(np.exp(random.normal(P_MEAN, P_STD, DENSE_LEVELS)))
-    curves = dense_curves(judged, some, levels, options.seed + 1)
+    inside = (levels >= GRID[0]) & (levels <= GRID[-1])
+    curves, more = (dense_curves(judged, some, levels, options.seed + i) for i in (1, 2))
+    beyond = first_crossing(smoothed(curves), levels)
+    curves, more, levels = curves[:, inside], more[:, inside], levels[inside]
     reference, rising = first_crossing(smoothed(curves), levels), isotonic_crossing(curves, levels, TAU, np.ones(1))
-    again = first_crossing(smoothed(dense_curves(judged, some, levels, options.seed + 2)), levels)
+    again = first_crossing(smoothed(more), levels)
     first, _, _ = decided(annotated(judged, some, options.draws, options.seed, "first"), 0.0, "first")
     default, _, _ = decided(annotated(judged, some, options.draws, options.seed), 0.0)
     converged, _, _ = decided(annotated(judged, some, 48, options.seed, "first"), 0.0, "first")
@@ -165,7 +169,9 @@ def dense(options: argparse.Namespace) -> dict[str, Any]:
         "data": options.data.stem,
         "compared": len(reference),
         "draws": options.draws,
+        "levels": len(levels),
         "first": agreement(first, reference),
+        "beyond": agreement(first, beyond),
         "converged": agreement(converged, reference),
         "reference_again": agreement(again, reference),
         "rising": agreement(default, rising),

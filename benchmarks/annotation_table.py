@@ -42,6 +42,7 @@ def dense(measured: list[Measured]) -> list[str]:
     """Spearman's correlation and median |ln ratio| of each pair of estimates."""
     heads = {
         "first": "`--crossing first` to the protocol",
+        "beyond": "to the protocol with levels below 0.01",
         "reference_again": "the protocol to itself",
         "converged": "48 draws a level to the protocol",
         "rising": "default to the rising fit of the protocol's draws",

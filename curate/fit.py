@@ -30,7 +30,7 @@ _FIRST_CHECK, _CHECK_EVERY = 50, 1.15  # steps; ratio of steps
 _TRUSTS, _LIMITS = [2.0**-k for k in range(9)], [2.0, 4.0, 8.0, 16.0]  # of the likelihood path, at the start
 _LONG, _GAIN = 5000, 0.003  # steps from which on more of them must bring the held-out loss down by this share of it
 _START_VALUES = 1 << 25  # of noisy pictures that decide on it
-_AVERAGED = 0.2  # of the steps so far, about: the weights that are kept are averages over these
+_AVERAGED = 0.1  # of the steps so far, about: the weights that are kept are averages over these
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
