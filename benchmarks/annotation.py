@@ -246,12 +246,13 @@ def orders(options: argparse.Namespace) -> dict[str, Any]:
 
 def longer(options: argparse.Namespace) -> dict[str, Any]:
     """What sigma_min does when the classifiers may train twice as long, all else being equal."""
-    judged, _, other, _ = judged_pool(options)
+    judged, clean, other, _ = judged_pool(options)
     some = few(other, options.pictures)
     judges = judged, judge_of(options.data, choose_device(options.device), 2 * options.steps, options.seed)
     once, twice = (decided(annotated(each, some, options.draws, options.seed), 0.0)[0] for each in judges)
     return {
         "data": options.data.stem,
+        "pool": len(clean.names) + len(other.names),
         "compared": len(once),
         "steps_allowed": [options.steps, 2 * options.steps],
         "median_ln_ratio": median_ln_ratio(twice, once),

@@ -42,7 +42,7 @@ def dense(measured: list[Measured]) -> list[str]:
     """Spearman's correlation and median |ln ratio| of each pair of estimates."""
     heads = {
         "first": "`--crossing first` to the protocol",
-        "beyond": "to the protocol with levels below 0.01",
+        "beyond": "to the protocol with its levels below 0.01",
         "reference_again": "the protocol to itself",
         "converged": "48 draws a level to the protocol",
         "rising": "default to the rising fit of the protocol's draws",
@@ -56,12 +56,12 @@ def dense(measured: list[Measured]) -> list[str]:
 
 
 def longer(measured: list[Measured]) -> list[str]:
-    lines = ["| data | pictures | best after, allowed | median abs. ln ratio |", "|---|---|---|---|"]
+    lines = ["| data | pool | compared | best after, allowed | median abs. ln ratio |", "|---|---|---|---|---|"]
     for m in measured:
         best = " and ".join(
             f"{judge['steps']:,} of {steps:,}" for judge, steps in zip(m["judges"], m["steps_allowed"], strict=True)
         )
-        lines.append(f"| {m['data']} | {m['compared']} | {best} | {m['median_ln_ratio']:.3f} |")
+        lines.append(f"| {m['data']} | {m['pool']:,} | {m['compared']:,} | {best} | {m['median_ln_ratio']:.3f} |")
     return [*lines, "", *_sources(measured)]
 
 

@@ -204,7 +204,14 @@ def test_annotation_is_near_the_exact_answer() -> None:
         assert len(of["within"]) == len(found["blurs"]) == 3
         assert min(of["within"]) >= 0.75, draws
         assert 0.85 <= of["covers_own"] <= 0.95, draws
-        assert 0.85 <= of["covers_optimal"] <= 0.95, draws
+
+
+def test_more_training_changes_nothing() -> None:
+    found = measured("longer-*")
+    assert sorted(of["pool"] for of in found.values()) == [3648, 16_000, 16_000, 48_000]
+    for name, of in found.items():
+        assert of["median_ln_ratio"] <= 0.05, name
+        assert [2 * steps for steps in of["steps_allowed"][:1]] == of["steps_allowed"][1:], name
 
 
 def test_the_search_agrees_with_the_dense_protocol() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..curate.replay import Replayed
 from .batches import Batch
-from .device import collecting_rarely
+from .device import compiling
 
 LossOf = Callable[[Batch, Tensor], dict[str, Tensor]]
 """A batch and its pictures (B, C, R, R) to losses (B,) by name; what is ``trained`` has the gradients."""
@@ -66,7 +66,7 @@ class Backward:
         self._gradients = [weight.grad for weight in self._weights]
 
     def _run(self, batch: Batch, w0: Tensor, of: int) -> dict[str, Tensor]:
-        with collecting_rarely() if self._is_first else nullcontext():  # what is compiled, is compiled by the first
+        with compiling() if self._is_first else nullcontext():  # what is compiled, is compiled by the first
             losses = self._loss_of(batch, w0)
             (losses["trained"].sum() / of).backward()  # type: ignore[no-untyped-call]
         self._is_first = False

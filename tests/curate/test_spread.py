@@ -128,11 +128,14 @@ def truth() -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("clean", "each", "seeds"), [(200, 200, (1, 2, 3)), (100, 3300, (1,))])
+@pytest.mark.parametrize(("clean", "each", "seeds"), [(200, 200, (1, 2, 3)), (100, 3300, (1, 2, 3, 4, 5))])
 def test_the_interval_holds_the_best_classifier(
     clean: int, each: int, seeds: tuple[int, ...], truth: np.ndarray
 ) -> None:
-    """Few fields to learn from, or few clean ones (1 %): what the classifier does not know is most of the interval."""
+    """Few fields to learn from, or few clean ones (1 %): what the classifier does not know is most of the interval.
+
+    On average: both of a pair may be off to one side, so one alone holds anything from 0.63 to 0.99 of the values.
+    """
     covered = []
     for seed in seeds:
         found = decided(clean, each, seed)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ambient.curate import device as devices
 from ambient.schemas.errors import UserError
-from ambient.train.device import collecting_rarely, compile_network, should_compile, use_fast_kernels
+from ambient.train.device import compile_network, compiling, should_compile, use_fast_kernels
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
@@ -62,7 +62,7 @@ def test_old_objects_are_left_alone_for_a_while() -> None:
     before = gc.get_threshold()
     gc.collect()
     old = gc.get_stats()[2]["collections"]
-    with collecting_rarely():
+    with compiling():
         kept = [[] for _ in range(2_000_000)]
         assert gc.get_stats()[2]["collections"] == old
     assert gc.get_threshold() == before
