@@ -47,7 +47,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--mode", help="of torch.compile; reduce-overhead replays the network as CUDA graphs")
     parser.add_argument(
-        "--inductor", action="append", default=[], help="NAME=VALUE of torch._inductor.config, to try out; repeatable"
+        "--inductor",
+        action="append",
+        default=[],
+        help="NAME=VALUE of torch._inductor.config for the network, to try out; repeatable",
     )
     parser.add_argument("--cudnn-trials", type=int, help="algorithms that cuDNN tries for each convolution, to try out")
     parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of a step")
@@ -55,6 +58,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config = TrainConfig.from_settings(arguments.settings, preset=arguments.preset)
     inductor = dict(map(parsed, arguments.inductor))
+    if arguments.mode and inductor:
+        parser.error("--mode and --inductor exclude each other")
     with joined(arguments.device) as world, tempfile.TemporaryDirectory() as folder:
         rows, pictures = prepare(config, arguments.pictures, arguments.channels, Path(folder), world)
         state = new_state(config, rows.space, world)

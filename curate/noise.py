@@ -131,7 +131,7 @@ def hex_digits(content_ids: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
 
 
 def _has_kernel(device: torch.device) -> bool:
-    """Compiled, all is Triton's. It knows no GPU older than those of compute capability 7."""
+    """Inside torch.compile Triton is used anyway; outside, on what it knows: compute capability 7 and later."""
     return _HAS_KERNEL and (torch.compiler.is_compiling() or torch.cuda.get_device_capability(device)[0] >= 7)
 
 

@@ -43,8 +43,8 @@ def noised(
     device = clean.pictures.device
     told = other.groups[other_places]
     table = draw_table(told) if table is None else table
-    share = torch.rand(2 * half, dtype=torch.float64, device=device, generator=generator)
-    drawn = torch.searchsorted(table, share, right=True)
+    place = torch.rand(2 * half, dtype=torch.float64, device=device, generator=generator)
+    drawn = torch.searchsorted(table, place, right=True)
     picks = clean_places[torch.randint(len(clean_places), (half,), device=device, generator=generator)]
     x0 = unit(torch.cat([clean.pictures[picks], other.pictures[other_places[drawn[half:]]]]))
     flips = torch.rand(2, 2 * half, 1, 1, 1, device=device, generator=generator) < 0.5

@@ -28,7 +28,7 @@ class Backward:
     def __init__(self, loss_of: LossOf, weights: Sequence[nn.Parameter], device: torch.device, *, record: bool) -> None:
         """record: whether to; every batch must then have as many pictures and find no gradients in the weights."""
         self._loss_of, self._weights, self._device, self._record = loss_of, weights, device, record
-        self._is_first = True
+        self._shapes: set[torch.Size] = set()
         self._kept: tuple[Batch, Tensor] | None = None
         self._losses: dict[str, Tensor] = {}
         self._gradients: list[Tensor | None] = []
@@ -66,10 +66,10 @@ class Backward:
         self._gradients = [weight.grad for weight in self._weights]
 
     def _run(self, batch: Batch, w0: Tensor, of: int) -> dict[str, Tensor]:
-        with compiling() if self._is_first else nullcontext():  # what is compiled, is compiled by the first
+        with nullcontext() if w0.shape in self._shapes else compiling():  # each shape is compiled by itself
             losses = self._loss_of(batch, w0)
             (losses["trained"].sum() / of).backward()  # type: ignore[no-untyped-call]
-        self._is_first = False
+        self._shapes.add(w0.shape)
         return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -72,11 +72,12 @@ def compile_network(network: nn.Module, options: Mapping[str, object] | None = N
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """What the first step runs in, which compiles the network.
+    """What the first step of each shape runs in, which compiles the network.
 
     Python looks for garbage among young objects only: the compiler makes millions that stay, and to look at them again
-    and again takes a seventh of its time. And the way back may compute anew what the way forward uses far apart: the
-    compiler keeps the output of every GroupNorm in float32 otherwise (39 instead of 22 GiB for the preset ``cifar10``).
+    and again takes a seventh of its time. And the way back may compute anew what the way forward uses far apart:
+    otherwise the compiler keeps a float32 copy of every map that a GroupNorm takes (39 instead of 22 GiB, preset
+    ``cifar10``).
     """
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 1000)

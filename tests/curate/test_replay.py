@@ -32,6 +32,7 @@ class InTurn:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_side_by_side_is_one_after_the_other(device: str) -> None:
+    """On a GPU each has a stream of its own; on a CPU it is the same thing."""
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     found, expected = (twenty_calls(torch.device(device), kind) for kind in (SideBySide, InTurn))

@@ -10,6 +10,7 @@ import torch
 from ambient.curate import device as devices
 from ambient.schemas.errors import UserError
 from ambient.train.device import compile_network, compiling, should_compile, use_fast_kernels
+from torch._functorch import config as partitioner
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
@@ -48,22 +49,33 @@ def test_nothing_is_compiled_without_a_compiler(
     assert devices.missing_to_compile(device) == (None if kind == "cpu" else "Python.h (python3-dev)")
 
 
-def test_a_compiled_network_is_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the compiler has no such options, as in older releases."""
-    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU())
-    x = torch.randn(3, 4)
+def test_the_compiler_gets_the_options_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older releases know fewer."""
+    network, given = torch.nn.Linear(4, 4), {}
+    monkeypatch.setattr(torch._inductor, "list_options", lambda: ["loop_ordering_after_fusion", "max_autotune"])
+    monkeypatch.setattr(network, "compile", lambda **options: given.update(options))
+    compile_network(network, {"max_autotune": True})
+    assert given == {"dynamic": False, "options": {"loop_ordering_after_fusion": False, "max_autotune": True}}
+
+
+@pytest.mark.skipif(devices.missing_to_compile(torch.device("cpu")) is not None, reason="no C++ compiler")
+def test_a_compiled_network_is_the_network() -> None:
+    network, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU()), torch.randn(3, 4)
     expected = network(x)
-    monkeypatch.setattr(torch._inductor, "list_options", lambda: ["loop_ordering_after_fusion"])
-    compile_network(network, {"triton.autotune_pointwise": False})
-    torch.testing.assert_close(network(x), expected)
+    compile_network(network)
+    with compiling():
+        torch.testing.assert_close(network(x), expected)
 
 
 def test_old_objects_are_left_alone_for_a_while() -> None:
     before = gc.get_threshold()
     gc.collect()
     old = gc.get_stats()[2]["collections"]
+    assert partitioner.ban_recompute_used_far_apart
     with compiling():
+        assert not partitioner.ban_recompute_used_far_apart
         kept = [[] for _ in range(2_000_000)]
         assert gc.get_stats()[2]["collections"] == old
     assert gc.get_threshold() == before
+    assert partitioner.ban_recompute_used_far_apart
     assert len(kept) == 2_000_000

@@ -63,7 +63,7 @@ def scale_and_shift(
     """(N, C) each: what GroupNorm (arXiv 1803.08494) multiplies a map's channels by, and then adds to them.
 
     total, squares: (N, C) float32, sums over the pixels of a map's values and of their squares. weight, bias: (C,)
-    float32. All on one GPU. Has a derivative with respect to these four.
+    float32. All contiguous, on the current GPU, as in compiled code. Has a derivative with respect to these four.
     """
     found: tuple[Tensor, Tensor] = forward(total, squares, weight, bias, groups, pixels, eps)
     return found
