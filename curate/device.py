@@ -43,6 +43,10 @@ def _found(variable: str, *programs: str) -> bool:
     return variable in os.environ or any(map(shutil.which, programs))
 
 
+BUILDS_KERNELS = missing_to_compile(torch.device("cuda")) is None
+"""Whether kernels of our own could be built for a GPU here."""
+
+
 @contextmanager
 def fast_matmul(device: torch.device) -> Iterator[None]:
     """On CUDA, products of float32 matrices by tensor cores (TF32, 10 bits of mantissa) while this lasts."""

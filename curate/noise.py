@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .device import missing_to_compile
+from .device import BUILDS_KERNELS
 
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
-_HAS_KERNEL = missing_to_compile(torch.device("cuda")) is None
 _CHUNK = 1 << 15  # Philox blocks worked on at a time on a CPU, so that the 64-bit temporaries stay in cache
 
 
@@ -132,7 +131,7 @@ def hex_digits(content_ids: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
 
 def _has_kernel(device: torch.device) -> bool:
     """Inside torch.compile Triton is used anyway; outside, on what it knows: compute capability 7 and later."""
-    return _HAS_KERNEL and (torch.compiler.is_compiling() or torch.cuda.get_device_capability(device)[0] >= 7)
+    return BUILDS_KERNELS and (torch.compiler.is_compiling() or torch.cuda.get_device_capability(device)[0] >= 7)
 
 
 def _from_kernel(

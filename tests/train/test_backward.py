@@ -1,5 +1,7 @@
 """Gradients of a step: what is recorded on a GPU keeps its tensors, and gives what a step without that gives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -61,6 +63,28 @@ def recorded(state: State, rows: Rows, config: TrainConfig) -> Backward:
         return loss_of(state, batch, w0, rows, config, CPU.device)
 
     return Backward(losses, list(state.denoiser.parameters()), CPU.device, record=True)
+
+
+def test_each_shape_is_compiled_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[int] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        entered.append(len(shown))
+        yield
+
+    monkeypatch.setattr("ambient.train.backward.compiling", noted)
+    weight, shown = torch.nn.Parameter(torch.ones(())), []
+
+    def losses(batch: Batch, w0: Tensor) -> dict[str, Tensor]:
+        shown.append(len(w0))
+        return {"trained": weight * w0.sum(dim=1)}
+
+    backward = Backward(losses, [weight], CPU.device, record=False)
+    for num in (3, 3, 2, 3, 2):  # a batch in parts leaves a rest
+        backward(None, torch.ones(num, 4), 8)
+    assert shown == [3, 3, 2, 3, 2]
+    assert entered == [0, 2]
 
 
 def test_with_tensors_that_are_kept_gradients_are_the_same(tmp_path: Path) -> None:

@@ -28,10 +28,9 @@ for channels, groups, pixels in ((16, 4, 64), (384, 32, 16), (48, 12, 9), (128, 
     derivatives = torch.autograd.grad(loss, [total, squares, norm.weight])
     told = groups, pixels, norm.eps
     with torch.no_grad():
-        found = kernels.launched_forward(kernels.forward_kernel, total, squares, norm.weight, norm.bias, *told)
-        *back, to_weight = kernels.launched_backward(
-            kernels.backward_kernel, *weights, total, squares, norm.weight, *told
-        )
+        given = total, squares, norm.weight
+        found = kernels.launched(kernels.forward_kernel, 2, (*given, norm.bias), *told)
+        *back, to_weight = kernels.launched(kernels.backward_kernel, 3, (*weights, *given), *told)
     for a, b in zip((*found, *back, to_weight.sum(dim=0)), (*expected, *derivatives)):
         scale = b.abs().mean(dim=-1, keepdim=True)
         torch.testing.assert_close(a / scale, b / scale, rtol=1e-4, atol=1e-4)

@@ -73,7 +73,8 @@ def scale_and_shift(
 def forward(
     total: Tensor, squares: Tensor, weight: Tensor, bias: Tensor, groups: int, pixels: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    return launched_forward(wrap_triton(forward_kernel), total, squares, weight, bias, groups, pixels, eps)
+    scale, shift = launched(wrap_triton(forward_kernel), 2, (total, squares, weight, bias), groups, pixels, eps)
+    return scale, shift
 
 
 @triton_op("ambient::norm_backward", mutates_args=())
@@ -87,41 +88,22 @@ def backward(
     pixels: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = wrap_triton(backward_kernel)
-    return launched_backward(kernel, to_scale, to_shift, total, squares, weight, groups, pixels, eps)
-
-
-def launched_forward(
-    kernel: Any, total: Tensor, squares: Tensor, weight: Tensor, bias: Tensor, groups: int, pixels: int, eps: float
-) -> tuple[Tensor, Tensor]:
-    scale, shift = torch.empty_like(total), torch.empty_like(total)
-    share = groups / (total.shape[1] * pixels)
-    kernel[(len(total),)](scale, shift, total, squares, weight, bias, share, eps, **_shape(total, groups))
-    return scale, shift
-
-
-def launched_backward(
-    kernel: Any,
-    to_scale: Tensor,
-    to_shift: Tensor,
-    total: Tensor,
-    squares: Tensor,
-    weight: Tensor,
-    groups: int,
-    pixels: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
     """Derivatives with respect to total, squares, and each map's with respect to the weight, (N, C) each."""
-    out = [torch.empty_like(total) for _ in range(3)]
-    share = groups / (total.shape[1] * pixels)
-    kernel[(len(total),)](*out, to_scale, to_shift, total, squares, weight, share, eps, **_shape(total, groups))
-    return out[0], out[1], out[2]
+    given = to_scale, to_shift, total, squares, weight
+    to_total, to_squares, to_weight = launched(wrap_triton(backward_kernel), 3, given, groups, pixels, eps)
+    return to_total, to_squares, to_weight
 
 
-def _shape(total: Tensor, groups: int) -> dict[str, int]:
-    each = total.shape[1] // groups
+def launched(
+    kernel: Any, outputs: int, inputs: tuple[Tensor, ...], groups: int, pixels: int, eps: float
+) -> list[Tensor]:
+    """What this form of a kernel makes of these inputs, the first of which is (N, C), as all outputs are."""
+    n, channels = inputs[0].shape
+    each = channels // groups
+    out = [torch.empty_like(inputs[0]) for _ in range(outputs)]
     padded = {"ROWS": triton.next_power_of_2(groups), "COLUMNS": triton.next_power_of_2(each)}
-    return {"GROUPS": groups, "EACH": each, **padded}
+    kernel[(n,)](*out, *inputs, 1 / (each * pixels), eps, GROUPS=groups, EACH=each, **padded)
+    return out
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
