@@ -66,23 +66,29 @@ def longer(measured: list[Measured]) -> list[str]:
 
 
 def oracle(measured: list[Measured]) -> list[str]:
-    lines = []
-    for m in measured:
-        lines += ["| sigma | " + " | ".join(m["kl"]) + " |", "|---|" + "---|" * len(m["kl"])]
-        lines += ["| KL, nats | " + " | ".join(f"{kl:.4f}" for kl in m["kl"].values()) + " |", ""]
-        lines += [
-            "| draws | Spearman | median abs. ln ratio | Spearman within blur "
-            + ", ".join(f"{b:g}" for b in m["blurs"])
-            + " | interval holds its own dense value | the optimum |",
-            "|---|---|---|---|---|---|",
-        ]
-        for draws, row in m["draws"].items():
-            within = ", ".join(f"{value:.2f}" for value in row["within"])
-            lines.append(
-                f"| {draws} | {row['spearman']:.3f} | {row['median_ln_ratio']:.3f} | {within} | "
-                f"{row['covers_own']:.2f} | {row['covers_optimal']:.2f} |"
-            )
+    """Means over trainings, in brackets the lowest and the highest."""
+    kl = {sigma: _spread([m["kl"][sigma] for m in measured], 4) for sigma in measured[0]["kl"]}
+    lines = [f"| sigma | {' | '.join(kl)} |", "|---" * (len(kl) + 1) + "|"]
+    lines += [f"| KL, nats | {' | '.join(kl.values())} |", ""]
+    blurs = measured[0]["blurs"]
+    heads = {
+        "spearman": ("Spearman", 3),
+        "median_ln_ratio": ("median abs. ln ratio", 3),
+        **{k: (f"Spearman within blur {blur:g}", 2) for k, blur in enumerate(blurs)},
+        "covers_own": ("interval holds its own dense value", 2),
+        "covers_optimal": ("the optimum", 2),
+    }
+    lines += [f"| draws | {' | '.join(head for head, _ in heads.values())} |", "|---" * (len(heads) + 1) + "|"]
+    for draws in measured[0]["draws"]:
+        found = [dict(enumerate(m["draws"][draws]["within"])) | m["draws"][draws] for m in measured]
+        cells = [_spread([each[name] for each in found], digits) for name, (_, digits) in heads.items()]
+        lines.append(f"| {draws} | {' | '.join(cells)} |")
     return [*lines, "", *_sources(measured)]
+
+
+def _spread(found: list[float], digits: int) -> str:
+    among = f" ({min(found):.{digits}f} to {max(found):.{digits}f})" if len(found) > 1 else ""
+    return f"{sum(found) / len(found):.{digits}f}{among}"
 
 
 def _sources(measured: list[Measured]) -> list[str]:

@@ -17,17 +17,26 @@ OTHERS = [name for name in ARMS if name not in OURS]
 
 
 def write_page(docs: Path) -> None:
-    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``, and draw every plot."""
-    text = (docs / "fields.md").read_text()
-    for path in sorted((docs / "fields").glob("*.jsonl")):
-        runs = [json.loads(line) for line in path.read_text().splitlines()]
-        if not complete(runs):
-            continue
-        start, end = f"<!-- table {path.stem} -->\n", "<!-- end -->"
+    """Write docs/fields.md's tables and every plot anew."""
+    page, found = docs / "fields.md", records(docs / "fields")
+    page.write_text(with_tables(page.read_text(), found))
+    for name, runs in found.items():
+        plot(runs, docs / "fields" / f"{name}.png")
+
+
+def records(folder: Path) -> dict[str, list[Run]]:
+    """name -> the runs of every NAME.jsonl of which some seed has all arms."""
+    found = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.glob("*.jsonl")}
+    return {name: runs for name, runs in sorted(found.items()) if complete(runs)}
+
+
+def with_tables(text: str, found: dict[str, list[Run]]) -> str:
+    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
+    for name, runs in found.items():
+        start, end = f"<!-- table {name} -->\n", "<!-- end -->"
         made = f"{start}{table(runs)}\n{end}".replace("\\", r"\\")
         text = re.sub(f"{start}.*?{end}", made, text, flags=re.DOTALL)
-        plot(runs, path.with_suffix(".png"))
-    (docs / "fields.md").write_text(text)
+    return text
 
 
 def complete(runs: list[Run]) -> set[int]:

@@ -3,6 +3,7 @@
     python benchmarks/fields_training.py --name cpu --minutes 8                           # again until nothing is left
     python benchmarks/fields_training.py --name h200 --resolution 32 --fields 50000 --images 240000 --seeds 3
     python benchmarks/fields_training.py --name mild --fields 150000 --images 240000 --blurs 0.1,0.15,0.2
+    python benchmarks/fields_training.py --name wide --resolution 64 --fields 5000 --images 240000 --blurs 0.05,0.1,16
     python benchmarks/fields_training.py --name cpu --draw                                # plot and table alone
 
 The error of a denoiser on fresh clean fields, in excess of the Wiener filter's, which nothing can beat. Arms: the clean

@@ -1,5 +1,6 @@
-"""The fields experiment's parts: ideal denoisers against brute force, one network for many runs, the verdict."""
+"""The fields experiment's parts: ideal denoisers by brute force, one network for many runs, verdict and page."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fields import Fields
 from torch.testing import assert_close
 
 CPU = torch.device("cpu")
+DOCS = Path(ambient.__file__).parent / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +93,24 @@ def test_the_verdict_is_of_paired_differences() -> None:
     assert "| 1.0 | 20.00 ± 10.00 | 35.00 ± 15.00, 1.00 | 20.00 ± 9.00, 1.00 |" in table(made)
     better = [{**run, "excess": {"1.0": 0.05}} if run["arm"] == names[3] else run for run in made]
     assert verdict(better, "1.0") == "no"
+
+
+def test_the_page_is_what_was_measured() -> None:
+    from fields_page import records, with_tables
+
+    page = (DOCS / "fields.md").read_text()
+    assert with_tables(page, records(DOCS / "fields")) == page
+    assert set(re.findall("<!-- table (.*) -->", page)) == set(records(DOCS / "fields"))
+
+
+def test_where_some_fields_are_hardly_damaged_and_some_ruined_thresholds_are_best_at_every_level() -> None:
+    from fields_page import OTHERS, OURS, complete, records, values, verdict
+
+    runs = records(DOCS / "fields")["wide"]
+    assert complete(runs) == set(range(5))
+    levels = list(runs[0]["excess"])
+    assert len(levels) == 12
+    for level in levels:
+        assert verdict(runs, level) == "no"
+        ours, others = ([values(runs, arm, level).mean() for arm in arms] for arms in (OURS, OTHERS))
+        assert max(ours) < min(others), level
