@@ -45,6 +45,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(help="Threads or processes that read pictures.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of rows, one object each.")]
+_SCORES = "Adds the scores of `ambient score`'s table, or numbers of any Parquet or CSV file, by uri or id."
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another command wrote.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 
@@ -60,7 +61,7 @@ def annotate(
     within: Annotated[str | None, typer.Option(help="Rank within each label or source.")] = None,
     sigma_min: Annotated[float | None, typer.Option(help="Of all that are not clean; no classifier is asked.")] = None,
     where: Annotated[str | None, typer.Option(help="SQL: what gets --sigma-min; the rest is clean.")] = None,
-    scores: Annotated[Path | None, typer.Option(help="Table of `ambient score` whose scores may rank.")] = None,
+    scores: Annotated[Path | None, typer.Option(help=_SCORES)] = None,
     classifier: Annotated[Path | None, typer.Option(help="Of an earlier run; nothing is trained.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Also show the clean set in OUT.clean.png.")] = False,
     resolution: Annotated[int | None, typer.Option(help="Side to train at; default: fits the pool.")] = None,
@@ -146,6 +147,7 @@ def threshold(
     quantile: Annotated[str | None, typer.Option(help="Score: the lowest --share get --sigma-min, others 0.")] = None,
     share: Annotated[float, typer.Option(help="Of the pictures that are not clean, for --quantile.")] = 0.9,
     rule: Annotated[str | None, typer.Option(help="SQL expression over the columns, but curves.")] = None,
+    scores: Annotated[Path | None, typer.Option(help=_SCORES)] = None,
     use: Annotated[Literal["estimate", "hi"], typer.Option(help="hi: the careful end of intervals.")] = "estimate",
     floor: Annotated[float, typer.Option(help="Least sigma_min of a picture that is not clean.")] = 0.0,
     cap: Annotated[float, typer.Option(help="Largest finite sigma_min.")] = float("inf"),
@@ -174,7 +176,7 @@ def threshold(
         floor=floor,
         cap=cap,
     )
-    rethreshold(manifest, out, decided, overwrite=overwrite)
+    rethreshold(manifest, out, decided, scores=scores, overwrite=overwrite)
     print_sources(out)
 
 

@@ -1,4 +1,4 @@
-"""The table of docs/performance.md's proofs, made from docs/proofs.json, which trainer_proofs.py measured.
+"""Tables of docs/performance.md: proofs and training steps, as trainer_proofs.py and train_step.py measured them.
 
 python benchmarks/proofs_page.py
 """
@@ -23,18 +23,56 @@ YARDSTICKS = {
     "resize": "one GPU, one seed to another",
 }
 
+REFERENCE = {"cifar10": "365 (1,644 with fp16)", "imagenet512-xs": "606"}
+STEPS = {
+    ("cifar10", 1): "DDPM++ 55.7 M, 32x32",
+    ("cifar10", 2): "the same on two GPUs",
+    ("imagenet512-xs", 1): "EDM2-XS 125 M, 64x64x4, random latents in memory",
+}
+COMPILER = ("_compile.compile_inner", "backward._backward_impl")  # the way forward, and back; neither in the other
+
 Row = dict[str, Any]
 
 
 def main() -> None:
     page = DOCS / "performance.md"
-    page.write_text(with_table(page.read_text(), json.loads((DOCS / "proofs.json").read_text())))
+    page.write_text(with_tables(page.read_text(), DOCS))
 
 
-def with_table(text: str, proofs: dict[str, Row]) -> str:
-    """Replace what stands between ``<!-- table proofs -->`` and ``<!-- end -->``."""
-    made = "\n".join(table(proofs))
-    return re.sub("(<!-- table proofs -->\n).*?(<!-- end -->)", rf"\g<1>{made}\n\g<2>", text, flags=re.DOTALL)
+def with_tables(text: str, docs: Path) -> str:
+    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
+    measured = (docs / "train_step.jsonl").read_text().splitlines()
+    proofs = json.loads((docs / "proofs.json").read_text())
+    made = {"proofs": table(proofs), "steps": steps([json.loads(line) for line in measured])}
+    for name, lines in made.items():
+        whole = "\n".join(lines)
+        text = re.sub(f"(<!-- table {name} -->\n).*?(<!-- end -->)", rf"\g<1>{whole}\n\g<2>", text, flags=re.DOTALL)
+    return text
+
+
+def steps(measured: list[Row]) -> list[str]:
+    """One line per network and number of GPUs; two of them also against one."""
+    lines = [
+        "| network | batch | pictures/s | of the limit | data path | compiler | first step | memory | reference |",
+        "|---" * 9 + "|",
+    ]
+    one = {m["preset"]: m["pictures_per_s"] for m in measured if m["gpus"] == 1}
+    for m in measured:
+        name, batch = STEPS[m["preset"], m["gpus"]], round(m["pictures_per_s"] * m["ms_per_step"] / 1000)
+        many = m["gpus"] > 1
+        cells = (
+            f"{name} ({m['pictures_per_s'] / one[m['preset']]:.2f} times one)" if many else name,
+            f"{batch:,}",
+            f"{m['pictures_per_s']:,.0f}",
+            f"{100 * m['share_of_peak']:.0f} %",
+            f"{100 * m['data_path_share']:.1f} %",
+            f"{sum(m['compile_s'][phase] for phase in COMPILER):.0f} s",
+            f"{m['first_step_s']:.0f} s",
+            f"{m['memory_gib']} GiB{' each' * many}",
+            "" if many else REFERENCE[m["preset"]],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def table(proofs: dict[str, Row]) -> list[str]:

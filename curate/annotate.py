@@ -71,7 +71,7 @@ def annotate(
     reporter = reporter or Reporter()
     _check_together(config, overwrite=overwrite, update=update, preview=preview)
     with joined() as team:
-        place, workers = team.device(choose_device(device)), -(-workers // team.size)
+        place = team.device(choose_device(device))
         with fast_matmul(place):
             if team.rank > 0:
                 follow(out, config, team=team, device=place, workers=workers)

@@ -1,4 +1,4 @@
-"""Scores that an earlier run has written, and where score columns belong in a table."""
+"""Scores that an earlier run has written, or its user, and where score columns belong in a table."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..schemas.errors import UserError
-from ..schemas.manifest import ANNOTATION, METADATA_KEY, file_metadata, read_metadata, score_fields
+from ..schemas.manifest import ANNOTATION, METADATA_KEY, RECORD, file_metadata, read_metadata, score_fields
 from ..schemas.scored import SCORED_KEY, read_scored
 from . import duplicates
 from .uris import Roots
@@ -22,21 +23,26 @@ def is_known(path: Path) -> bool:
 
 
 def join_scores(records: pa.Table, path: Path, *, warn: Callable[[str], None] | None = None) -> pa.Table:
-    """The records with the score columns of another table that they do not have, matched by content id.
+    """The records with the score columns of another table that they do not have.
 
-    near_duplicate_of, which names pictures of that table, is told anew from the hashes; without them it is left out.
-    path: a manifest or what `ambient score` wrote. Raises UserError where it is neither, or no picture is in both;
-    where the records are a part of the pool, warn is told instead how many have no scores there.
+    path: a manifest or what `ambient score` wrote, matched by content id; or any other Parquet or CSV file with
+    numbers, matched by its column uri or else id. near_duplicate_of, which names pictures of that table, is told anew
+    from the hashes; without them it is left out. Raises UserError where there is no such file, or no picture is in
+    both; where the records are a part of the pool, warn is told instead how many have no scores there.
     """
-    names = score_names(path)
-    other = pq.read_table(path, columns=["id", "status", *names])
-    other = other.filter(pc.equal(other["status"].cast(pa.string()), "ok"))
-    place = pc.index_in(records["id"], value_set=other["id"].combine_chunks())
+    names, key = score_names(path), "id"
+    if is_known(path):
+        other = pq.read_table(path, columns=["id", "status", *names])
+        other = other.filter(pc.equal(other["status"].cast(pa.string()), "ok"))
+    else:
+        other = _numbers(path)
+        key = other.column_names[0]
+    place = pc.index_in(records[key], value_set=other[key].combine_chunks())
     lacking = pc.and_(pc.is_null(place), pc.equal(records["status"].cast(pa.string()), "ok"))
     if warn and (num := pc.sum(lacking).as_py()):
         warn(f"{path} has no scores of {num:,} of the new pictures: score the pool again, and update it then")
     if warn is None and place.null_count == len(place):
-        raise UserError(f"{path} has scores of other pictures: none of its ids is in this pool")
+        raise UserError(f"{path} has scores of other pictures: none of its {key}s is in this pool")
     for name in names:
         if name not in (*records.column_names, "near_duplicate_of"):
             records = with_column(records, name, other[name].take(place))
@@ -55,9 +61,37 @@ def near_duplicates_told(table: pa.Table) -> pa.Table:
 
 
 def score_names(path: Path) -> list[str]:
-    """The score columns of a manifest or of what `ambient score` wrote. Raises UserError where it is neither."""
+    """The score columns of what ``join_scores`` takes. Raises UserError as that does."""
+    if path.is_file() and not is_known(path):
+        return list(_numbers(path).column_names[1:])
     read_about(path)
     return [column.name for column in score_fields(pq.read_schema(path)) if _is_score(column)]
+
+
+def _numbers(path: Path) -> pa.Table:
+    """Of a table that is not ours: its column uri, or else id, then its numbers as float32. Raises UserError."""
+    try:
+        table = _csv(path) if path.suffix.lower() == ".csv" else pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is no readable Parquet or CSV file ({str(error).splitlines()[0]})") from error
+    key = next((name for name in ("uri", "id") if name in table.column_names), None)
+    ours = {*RECORD.names, *ANNOTATION.names}
+    numbers = {c.name: table[c.name].cast(pa.float32(), safe=False) for c in table.schema if _is_number(c.type)}
+    numbers = {name: values for name, values in numbers.items() if name not in ours}
+    if key is None or not numbers:
+        raise UserError(f"{path} needs a column uri or id, as in a manifest, and numbers under names of their own")
+    names = table[key].cast(pa.string())
+    if pc.count_distinct(names, mode="all").as_py() < len(names):
+        raise UserError(f"{path} names some {key} twice: it must hold one row for each picture")
+    return pa.table({key: names, **numbers})
+
+
+def _csv(path: Path) -> pa.Table:
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types={"id": pa.string(), "uri": pa.string()}))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def _is_score(column: pa.Field) -> bool:

@@ -93,7 +93,7 @@ def _part(
 ) -> pa.Table:
     """Columns row, p_clean, draws, variance and problem (of a picture that is gone, or not what was read)."""
     ids, sources, problems, found = part["id"].to_pylist(), words(part, "source"), [], []
-    pictures = load_many(part["uri"].to_pylist(), space, run.roots, ids=ids, workers=run.workers)
+    pictures = load_many(part["uri"].to_pylist(), space, run.roots, ids=ids, workers=run.share)
     chunk_size = max(1, _CHUNK_VALUES[run.device.type] // math.prod(space.shape))
     while chunk := list(islice(pictures, chunk_size)):
         problems += [p.reason if isinstance(p, Unusable) else None for _, p in chunk]

@@ -28,6 +28,8 @@ from .uris import Roots, encoded, first_dot, is_archive, make_uri, read_bytes
 CORRUPTED = ("corruption.json", "corruption.parquet")
 """What ``ambient corrupt`` writes into a folder first, and last."""
 Record = dict[str, Any]
+KNOWN = ("label", "caption")
+"""What of a record is told by other files than the picture."""
 Duplicates = Literal["mark", "keep"]
 
 
@@ -182,7 +184,7 @@ def _record(candidate: Candidate, roots: Roots) -> Record:
 def _unread(candidate: Candidate) -> Record:
     record: Record = {**dict.fromkeys([*RECORD.names, *SCORES]), "uri": candidate.uri, "source": candidate.source}
     record |= {"role": "pool", "status": "unreadable", "reason": candidate.problem}
-    return record | {"label": candidate.label, "caption": candidate.caption}
+    return record | known_of(candidate)
 
 
 def _late(candidate: Candidate, error: LateError) -> Record:
@@ -201,6 +203,11 @@ def _seen(data: bytes) -> Record:
 
 def _not_seen(_data: bytes, error: LateError) -> Record:
     return _failure(unusable(error))
+
+
+def known_of(candidate: Candidate) -> Record:
+    """Label and caption, as far as they are known before anything is read."""
+    return {name: getattr(candidate, name) for name in KNOWN}
 
 
 def told(candidate: Candidate, roots: Roots) -> Record:

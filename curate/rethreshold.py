@@ -15,6 +15,7 @@ from ..schemas.manifest import manifest_schema, read_metadata, score_fields
 from . import digests
 from .composition import pool_share
 from .decide import INSTEAD, OPTIONS, Measured, Rule, settle
+from .known import join_scores
 from .manifest import check_replaceable, curves_of, write_manifest
 from .reporter import Reporter
 
@@ -26,12 +27,19 @@ _BATCH = 8192
 
 
 def rethreshold(
-    manifest: Path, out: Path, rule: Rule, *, overwrite: bool = False, reporter: Reporter | None = None
+    manifest: Path,
+    out: Path,
+    rule: Rule,
+    *,
+    scores: Path | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
 ) -> Path:
     """Write a manifest with the thresholds that a rule gives to the pictures of another, all else unchanged.
 
-    Its metadata's epsilon and crossing change only where the rule names others for the curves. Raises UserError when
-    the manifest has no curves and the rule needs them, or when `out` exists.
+    scores: a table whose columns are added first, as by ``join_scores``. The metadata's epsilon and crossing change
+    only where the rule names others for the curves. Raises UserError when the manifest has no curves and the rule needs
+    them, or when `out` exists.
     """
     metadata = read_metadata(manifest)
     if out.exists() and not overwrite:
@@ -41,12 +49,16 @@ def rethreshold(
         raise UserError(f"{manifest} holds no p_clean curves: {INSTEAD}")
     light = [name for name in pq.read_schema(manifest).names if name not in _CURVES]
     curves = partial(_curves, manifest)
-    table = settle(pq.read_table(manifest, columns=light), rule, Measured.of(metadata, curves), reporter or Reporter())
-    words = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)]
+    table = pq.read_table(manifest, columns=light)
+    words, contents = ["ambient", "threshold", str(manifest), "-o", str(out), *_arguments(rule)], []
+    if scores is not None:
+        table = join_scores(table, scores)
+        words, contents = [*words, "--scores", str(scores)], [digests.of_file(scores)]
+    table = settle(table, rule, Measured.of(metadata, curves), reporter or Reporter())
     metadata = replace(
         metadata,
         command=shlex.join(words),
-        run=digests.of_json([metadata.run, words]),
+        run=digests.of_json([metadata.run, words, *contents]),
         options=DECIDED_AGAIN + metadata.options.removeprefix(DECIDED_AGAIN),
         epsilon=metadata.epsilon if rule.epsilon is None else rule.epsilon,
         crossing=rule.crossing or metadata.crossing,

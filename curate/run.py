@@ -14,7 +14,8 @@ from .uris import Roots
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """config: what was asked for; roots: where pictures lie; work: where finished parts lie; device: of the classifier;
-    workers: threads or processes that decode; team: the processes that annotate."""
+    workers: threads or processes that decode, of the first process of a team while it reads alone; team: the processes
+    that annotate."""
 
     config: AnnotateConfig
     roots: Roots
@@ -23,3 +24,8 @@ class Run:
     workers: int
     reporter: Reporter
     team: Team = field(default_factory=Team)
+
+    @property
+    def share(self) -> int:
+        """The workers of each process while all of the team decode."""
+        return -(-self.workers // self.team.size)

@@ -1,7 +1,7 @@
 """Adding to a manifest: what is new or changed is annotated as the rest was, and the rest is left as it is.
 
 The classifier and the clean set stay those that the manifest was made with, so old and new thresholds mean the same.
-Whether a picture has changed is read from its bytes (its id), not from a time.
+Whether a picture has changed is read from its bytes (its id), not from a time. Labels and captions are told anew.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,26 @@ from numpy.typing import NDArray
 from ..schemas.errors import UserError
 from ..schemas.manifest import ANNOTATION, RECORD, THRESHOLDS, Metadata, read_metadata
 from . import digests
+from .candidates import Candidate
 from .columns import is_
 from .parallel import map_in_order
-from .pool import Duplicates, Found, content_id, replaced, settle_duplicates
+from .pool import (
+    KNOWN,
+    Duplicates,
+    Found,
+    Record,
+    content_id,
+    known_of,
+    replaced,
+    settle_duplicates,
+    told,
+)
 from .reporter import Reporter
 from .rethreshold import DECIDED_AGAIN
 from .uris import Roots, encoded
 
 _NAMED = 5  # pictures that a message names
+_LABELLED = {"ok", "duplicate"}  # status of pictures whose labels are read, where they lie beside them
 
 
 def classifier_beside(manifest: Path) -> Path:
@@ -63,7 +75,7 @@ def past(manifest: Path, found: Found, roots: Roots, options: str, *, workers: i
         raise UserError(f"--update needs the options that {manifest} was made with: {metadata.command}")
     classifier = _checked_classifier(manifest, metadata) if metadata.classifier else None
     old = pq.read_table(manifest)
-    at = _unchanged(old, found, roots, workers, reporter)
+    at, old = _compared(old, found, roots, workers, reporter)
     if len(old) and not (at >= 0).any() and metadata.roots != roots:
         raise UserError(
             f"{manifest} is of another pool, {', '.join(metadata.roots.values())}, of which nothing is here: give that "
@@ -102,38 +114,61 @@ def _checked_classifier(manifest: Path, metadata: Metadata) -> Path:
     return classifier
 
 
-def _unchanged(old: pa.Table, found: Found, roots: Roots, workers: int, reporter: Reporter) -> NDArray[np.int64]:
-    """(N,) for each candidate its row in the manifest, or -1 where there is none that still holds."""
+def _compared(
+    old: pa.Table, found: Found, roots: Roots, workers: int, reporter: Reporter
+) -> tuple[NDArray[np.int64], pa.Table]:
+    """(N,) for each candidate its row in the manifest, or -1 where there is none that still holds; and the manifest.
+
+    In that labels and captions are those of now.
+    """
     row = pc.fill_null(pc.index_in(found.candidates.uris, value_set=old["uri"].combine_chunks()), -1)
     at: NDArray[np.int64] = row.to_numpy().astype(np.int64)
     ids = old["id"].combine_chunks()
     known = np.flatnonzero(at >= 0)
-    uris = found.candidates.uris.take(pa.array(known))
+    before = {name: old[name].combine_chunks() for name in KNOWN}
+    status = old["status"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    relabelled: dict[int, Record] = {}
     with reporter.track("comparing", len(known)) as advance:
-        same = map_in_order(lambda uri: _id_now(uri.as_py(), roots), iter(uris), workers=workers)
-        for place, now in zip(known.tolist(), same, strict=True):
-            if now is None or now != ids[int(at[place])].as_py():
+        looked_at = map_in_order(lambda each: _now(each, roots), found.candidates.where(at >= 0), workers=workers)
+        for place, (now, labels) in zip(known.tolist(), looked_at, strict=True):
+            number = int(at[place])
+            if now is None or now != ids[number].as_py():
                 at[place] = -1
+            elif status[number] in _LABELLED and any(before[name][number].as_py() != labels[name] for name in KNOWN):
+                relabelled[number] = labels
             advance(1)
     # What could not be read, or took too much memory, may be readable now.
     hopeless = is_(old, "status", "unreadable") | is_(old, "status", "too_large")
     at[known] = np.where(hopeless[at[known]], -1, at[known])
     # A duplicate whose original is gone is a picture in its own right.
-    status = old["status"].cast(pa.string()).to_numpy(zero_copy_only=False)
     names = ids.to_numpy(zero_copy_only=False)
     kept = set(names[at[at >= 0]][status[at[at >= 0]] == "ok"].tolist())
     for place in np.flatnonzero(at >= 0).tolist():
         if status[at[place]] == "duplicate" and names[at[place]] not in kept:
             at[place] = -1
-    return at
+    if relabelled:
+        reporter.say(f"{len(relabelled):,} pictures have another label or caption now")
+    return at, _relabelled(old, relabelled)
 
 
-def _id_now(uri: str, roots: Roots) -> str | None:
+def _now(candidate: Candidate, roots: Roots) -> tuple[str | None, Record]:
+    """Content id, label and caption of a picture."""
+    known = known_of(candidate)
     try:
-        with encoded(uri, roots) as data:
-            return content_id(data)
+        with encoded(candidate.uri, roots) as data:
+            return content_id(data), known | told(candidate, roots)
     except Exception:  # noqa: BLE001 (it will be read again, and the reason written down)
-        return None
+        return None, known
+
+
+def _relabelled(table: pa.Table, labels: dict[int, Record]) -> pa.Table:
+    """The table with other labels and captions in some rows. labels: row -> both."""
+    mask = np.isin(np.arange(len(table)), list(labels))
+    for name in KNOWN:
+        column = table[name].combine_chunks()
+        values = pa.array([labels[row][name] for row in sorted(labels)], column.type)
+        table = replaced(table, name, pc.replace_with_mask(column, pa.array(mask), values))
+    return table
 
 
 def choose(

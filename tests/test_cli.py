@@ -118,6 +118,16 @@ def test_every_option_of_threshold_decides(
     assert found["method"] == [method] * 5 + ["clean"]
 
 
+def test_a_rule_over_a_table_of_ones_own(run: Callable, judged: Path, tmp_path: Path) -> None:
+    uris = pq.read_table(judged, columns=["uri"])["uri"].to_pylist()
+    (tmp_path / "mine.csv").write_text("uri,plddt\n" + "".join(f"{uri},{80 + 3 * k}\n" for k, uri in enumerate(uris)))
+    rule = "CASE WHEN plddt > 90 THEN 0 WHEN plddt > 84 THEN 0.5 ELSE 2 END"
+    options = ["--scores", tmp_path / "mine.csv", "--rule", rule]
+    code, _, err = run("threshold", judged, "-o", tmp_path / "t.parquet", *options)
+    assert code == 0, err
+    assert pq.read_table(tmp_path / "t.parquet")["sigma_min"].to_pylist() == [2, 2, 0.5, 0.5, 0, 0]
+
+
 def test_threshold_takes_the_upper_ends(run: Callable, judged: Path, tmp_path: Path) -> None:
     for name, options in {"plain": [], "careful": ["--use", "hi"]}.items():
         assert run("threshold", judged, "-o", tmp_path / name, *options)[0] == 0

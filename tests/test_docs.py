@@ -161,12 +161,27 @@ def test_the_tables_on_annotation_are_what_was_measured() -> None:
     assert script("annotation_table").with_tables(page, ROOT / "docs" / "annotation") == page
 
 
-def test_the_table_of_the_proofs_is_what_was_measured() -> None:
-    """docs/proofs.json, written by benchmarks/trainer_proofs.py."""
+def test_the_tables_on_performance_are_what_was_measured() -> None:
+    """docs/proofs.json and docs/train_step.jsonl, written by benchmarks/trainer_proofs.py and train_step.py."""
     page, proofs = DOCUMENTS["docs/performance.md"], json.loads((ROOT / "docs" / "proofs.json").read_text())
-    assert script("proofs_page").with_table(page, proofs) == page
+    assert script("proofs_page").with_tables(page, ROOT / "docs") == page
+    assert set(proofs) == {"precision", "world", "resize", "resume", "killed"}
     for name, proof in proofs.items():
         assert proof["finished"] and all(row.get("within", True) for row in proof["rows"]), name
+
+
+def test_a_step_is_as_fast_as_was_asked_for() -> None:
+    lines = (ROOT / "docs" / "train_step.jsonl").read_text().splitlines()
+    found = {(m["preset"], m["gpus"]): m for m in map(json.loads, lines)}
+    one, two, latents = (found[key] for key in (("cifar10", 1), ("cifar10", 2), ("imagenet512-xs", 1)))
+    assert one["pictures_per_s"] >= 3000
+    assert two["pictures_per_s"] >= 1.9 * one["pictures_per_s"]
+    assert latents["pictures_per_s"] >= 1200
+    for m in found.values():
+        assert m["first_step_s"] <= 90
+        assert m["data_path_share"] <= 0.03
+    for m in (one, two, latents):
+        assert f"{m['pictures_per_s']:,.0f}" in DOCUMENTS["README.md"]
 
 
 def script(name: str) -> ModuleType:

@@ -256,10 +256,16 @@ _NUMBERS: dict[type, typing.Callable[[str], Any]] = {
 }
 
 
+_ALSO_CALLED = {"learning_rate": "lr", "dropout": "network.dropout", "kimg": "num_images", "save": "snapshot_images"}
+
+
 def _nearest(word: str, known: typing.Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": choose among {', '.join(names)}"
+    names = {name: name for name in known}
+    also = {other: name for other, name in _ALSO_CALLED.items() if name in names}
+    close = difflib.get_close_matches(word, [*names, *also], n=1, cutoff=0.5)
+    if not close:
+        return f": choose among {', '.join(names)}"
+    return f": did you mean {(names | also)[close[0]]!r}?"
 
 
 def _require(condition: bool, message: str) -> None:

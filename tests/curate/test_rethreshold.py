@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from ambient.curate.decide import Rule
@@ -383,3 +384,26 @@ def test_the_command_says_the_rule(manifest: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().err
     assert "which noise cannot mend" in said
     assert "1 in a" in said
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_rule_over_numbers_of_another_table(manifest: Path, kind: str) -> None:
+    """As a CSV file or a Parquet file by uri: what a picture lacks there is NULL."""
+    uris = pq.read_table(manifest, columns=["uri"])["uri"].to_pylist()
+    mine = pa.table({"uri": uris[:4], "confidence": [95, 80, 30, 95]})
+    path = manifest.with_name(f"mine.{kind}")
+    csv.write_csv(mine, path) if kind == "csv" else pq.write_table(mine, path)
+    rule = Rule(sql="CASE WHEN confidence > 90 THEN 0 WHEN confidence > 50 THEN 0.5 ELSE 3 END")
+    out = rethreshold(manifest, manifest.with_name("out.parquet"), rule, scores=path, reporter=Reporter(quiet=True))
+    found = pq.read_table(out)
+    check_rows(found, "it")
+    assert found["sigma_min"].to_pylist() == [0.0, 0.5, 3.0, 0.0, 3.0, 3.0, 0.0, None]
+    assert found["confidence"].to_pylist() == [95, 80, 30, 95, None, None, None, None]
+    told = read_metadata(out)
+    assert told.command.endswith(f"--scores {path}")
+    again = rethreshold(out, manifest.with_name("again.parquet"), Rule(quantile="confidence", fixed=2.0, share=0.5))
+    assert set(pq.read_table(again)["sigma_min"].to_pylist()) == {0.0, 2.0, None}
+    other = mine.set_column(1, "confidence", pa.array([95, 81, 30, 95]))
+    csv.write_csv(other, path) if kind == "csv" else pq.write_table(other, path)
+    rethreshold(manifest, out, rule, scores=path, overwrite=True, reporter=Reporter(quiet=True))
+    assert read_metadata(out).run != told.run  # the same words, another table

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -428,3 +429,42 @@ def test_bad_targets_are_one_line(pool: Path) -> None:
             run(pool.parent / name, "noise")
     with pytest.raises(UserError, match="--by names the scores to add"):
         run(manifest_of(pool))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("key", ["uri", "id"])
+def test_numbers_of_any_table_are_joined(pool: Path, kind: str, key: str) -> None:
+    records = run(pool)
+    ok = records.filter(pc.equal(records["status"].cast(pa.string()), "ok"))
+    values = np.arange(len(ok))[::-1]
+    mine = pa.table({key: ok[key][::-1], "plddt": values, "note": ["x"] * len(ok), "good": values > 3, "width": values})
+    mine = mine.slice(1)  # the last is not in it
+    path = pool.parent / f"mine.{kind}"
+    csv.write_csv(mine, path) if kind == "csv" else pq.write_table(mine, path)
+    joined = join_scores(records, path)
+    assert [joined.schema.field(name).type for name in ("plddt", "good")] == [pa.float32()] * 2
+    assert "note" not in joined.column_names
+    assert joined["width"] == records["width"]
+    found = dict(zip(joined["uri"].to_pylist(), joined["plddt"].to_pylist(), strict=True))
+    expected = {uri: float(number) for number, uri in enumerate(ok["uri"].to_pylist()[:-1])}
+    assert {uri: found[uri] for uri in expected} == expected
+    assert found[ok["uri"][-1].as_py()] is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"name": ["a.png"], "plddt": [1.0]}, "needs a column uri or id, as in a manifest, and numbers"),
+        ({"uri": ["a.png"], "note": ["x"]}, "needs a column uri or id, as in a manifest, and numbers"),
+        ({"uri": ["a.png"], "plddt": [1.0]}, "has scores of other pictures: none of its uris is in this pool"),
+        ({"uri": ["a.png", "a.png"], "plddt": [1.0, 2.0]}, "names some uri twice"),
+    ],
+)
+def test_a_table_that_cannot_be_joined_is_one_line(pool: Path, columns: dict, message: str) -> None:
+    path = pool.parent / "mine.parquet"
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(UserError, match=message):
+        join_scores(run(pool), path)
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UserError, match="no readable Parquet or CSV file"):
+        join_scores(run(pool), path)

@@ -22,14 +22,23 @@ OPTIONS = {"draws": 2, "accept_indistinguishable": True}
 PROGRAM = """
 import os
 import ambient.curate.measure as measuring
+import ambient.curate.reading as reading
 from ambient.cli import main
 measuring.PER_PART["cpu"] = 16
-real = measuring.write_table
+real, load, scan = measuring.write_table, measuring.load_many, reading.scan
+def tell(*words):
+    with open(os.environ["TOLD"], "a") as file:
+        print(*words, file=file)
 def write_and_tell(path, table):
     real(path, table)
-    with open(os.environ["TOLD"], "a") as file:
-        print(os.environ["RANK"], path.stem, file=file)
-measuring.write_table = write_and_tell
+    tell(os.environ["RANK"], path.stem)
+def load_and_tell(*args, workers, **options):
+    tell("decodes", workers)
+    return load(*args, workers=workers, **options)
+def scan_and_tell(*args, workers):
+    tell("reads", workers)
+    return scan(*args, workers=workers)
+measuring.write_table, measuring.load_many, reading.scan = write_and_tell, load_and_tell, scan_and_tell
 main()
 """
 
@@ -82,6 +91,7 @@ def test_two_processes_write_the_same_manifest(
     told, out = tmp_path / "told", tmp_path / "two.parquet"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--clean", pool / "clean", "--classifier", f"{manifest}.classifier", "--draws", "2", "--device", "cpu"]
+    options += ["--workers", "3"]
     run = subprocess.run(
         [*launch, tmp_path / "program.py", "annotate", pool, "-o", out, *options, "--accept-indistinguishable"],
         env={**os.environ, "TOLD": str(told), "OMP_NUM_THREADS": "1"},
@@ -98,6 +108,8 @@ def test_two_processes_write_the_same_manifest(
     assert len(made["0"]) >= 4
     assert len(made["0"]) - len(made["1"]) in (0, 1)
     assert not set(made["0"]) & set(made["1"])
+    # The first reads with all workers while the others wait; each decodes with its share.
+    assert {tuple(line) for line in parts if line[0] in ("reads", "decodes")} == {("reads", "3"), ("decodes", "2")}
     assert not out.with_name(out.name + ".parts").exists()
 
 

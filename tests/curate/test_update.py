@@ -370,3 +370,31 @@ def test_a_given_classifier_is_warned_of_sources_that_it_was_not_trained_on(
     add(pool, "strange/0.png", 50)
     add(pool, "strange/1.png", 51)
     assert "nothing, or too little, of the source strange (pictures: 2)" in said("b.parquet")
+
+
+def test_labels_and_captions_are_those_of_now(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        (pool / "soft" / f"00{number}.cls").write_text(str(number))
+    (pool / "soft" / "002.txt").write_text("a harbour")
+    before = run(pool)
+    assert (before["soft/002.png"]["label"], before["soft/002.png"]["caption"]) == (2, "a harbour")
+    (pool / "soft" / "001.cls").write_text("7")
+    (pool / "soft" / "002.txt").write_text("a harbour at night")
+    (pool / "soft" / "003.cls").unlink()
+    (pool / "blurred" / "005.txt").write_text("new")
+    monkeypatch.setattr(learn, "cross_fit", None)  # would fail: nothing is trained
+    after = run(pool, update=True, quiet=False)
+    assert "4 pictures have another label or caption now" in capsys.readouterr().err
+    told = {uri: (row["label"], row["caption"]) for uri, row in after.items() if row != before[uri]}
+    assert told == {
+        "soft/001.png": (7, None),
+        "soft/002.png": (2, "a harbour at night"),
+        "soft/003.png": (None, None),
+        "blurred/005.png": (None, "new"),
+    }
+    for uri, row in after.items():  # and nothing else
+        assert {**row, "label": 0, "caption": ""} == {**before[uri], "label": 0, "caption": ""}
+    run(pool, update=True, quiet=False)
+    assert "another label" not in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_settings_come_in_any_order(settings: list[str]) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learning_rat=1", "no setting 'learning_rat'"),
+        ("learning_rat=1", "no setting 'learning_rat': did you mean 'lr'"),
         ("batchsize=1", "did you mean 'batch_size'"),
         ("network.chanels=8", "did you mean 'network.channels'"),
         ("network.knd=edm2", "did you mean 'network.kind'"),
