@@ -1,13 +1,15 @@
 """What a step of the optimiser does to the weights, and what all that is trained takes of memory."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
 import torch
 from ambient.schemas.space import Space
 from ambient.train.config import TrainConfig
 from ambient.train.networks.edm2 import EDM2Config, MPLayer
 from ambient.train.networks.unet import UNetConfig
-from ambient.train.state import State, new_state, weights_bytes
+from ambient.train.state import State, build_denoiser, new_state, should_shard, weights_bytes
 from ambient.train.world import World
 from torch.testing import assert_close
 
@@ -53,3 +55,23 @@ def test_memory_is_that_of_weights_gradients_moments_and_averages() -> None:
     kept += [weight for average in state.averages for weight in average.parameters()]
     assert len(kept) == 7 * len(weights)
     assert weights_bytes(sum(weight.numel() for weight in weights), CONFIG) == sum(tensor.nbytes for tensor in kept)
+
+
+def test_weights_are_spread_where_one_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ``sharding=auto``: where they and what belongs to them take more than half of its memory."""
+    denoiser = build_denoiser(CONFIG, Space(resolution=8, channels=1))
+    needed = weights_bytes(sum(weight.numel() for weight in denoiser.parameters()), CONFIG)
+    memory = SimpleNamespace(total_memory=2 * needed)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: memory)
+    one, two = (World(rank=0, size=size, device=torch.device("cuda", 0)) for size in (1, 2))
+
+    def spread(world: World, sharding: str = "auto") -> bool:
+        return should_shard(denoiser, replace(CONFIG, sharding=sharding), world)
+
+    assert not spread(two)
+    memory.total_memory = 2 * needed - 2
+    assert spread(two)
+    assert not spread(two, "ddp")
+    assert not spread(one) and not spread(one, "fsdp")
+    on_cpu = replace(two, device=torch.device("cpu"))
+    assert spread(on_cpu, "fsdp") and not spread(on_cpu)
