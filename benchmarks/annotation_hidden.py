@@ -63,7 +63,7 @@ def hidden(data: Path, folder: Path, device: str) -> dict[str, Any]:
     write(folder / "pool", {"whole": whole, **blurred}, pictures)
     config = AnnotateConfig(clean=folder / "clean", channels=pictures.shape[3])
     out = annotate(folder / "pool", folder / "m.parquet", config, device=device, workers=2, reporter=Reporter())
-    rows = [row for row in pq.read_table(out, columns=["uri", "role", "sigma_min"]).to_pylist() if row["role"] == "pool"]
+    rows = pq.read_table(out, columns=["uri", "sigma_min"], filters=[("role", "=", "pool")]).to_pylist()
     found = {kind: [r["sigma_min"] for r in rows if r["uri"].startswith(f"{kind}_")] for kind in ("whole", *BLURS)}
     blurs = np.concatenate([found[kind] for kind in BLURS])
     middle = {kind: float(np.quantile(values, 0.5, method="inverted_cdf")) for kind, values in found.items()}

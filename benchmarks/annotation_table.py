@@ -16,7 +16,7 @@ def write_tables(docs: Path) -> None:
 
 def with_tables(text: str, folder: Path) -> str:
     measured = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    for kind, table in {"orders": orders, "dense": dense, "longer": longer, "oracle": oracle}.items():
+    for kind, table in {"orders": orders, "dense": dense, "longer": longer, "oracle": oracle, "hidden": hidden}.items():
         mine = [m for m in measured if m["kind"] == kind]
         rows = "\n".join(table(mine)) if mine else "Not measured yet.\n"
         start, end = f"<!-- table {kind} -->\n", "<!-- end -->"
@@ -83,6 +83,20 @@ def oracle(measured: list[Measured]) -> list[str]:
         found = [dict(enumerate(m["draws"][draws]["within"])) | m["draws"][draws] for m in measured]
         cells = [_spread([each[name] for each in found], digits) for name, (_, digits) in heads.items()]
         lines.append(f"| {draws} | {' | '.join(cells)} |")
+    return [*lines, "", *_sources(measured)]
+
+
+def hidden(measured: list[Measured]) -> list[str]:
+    """Medians of what is undamaged and of each blur, in one folder."""
+    kinds = list(measured[0]["median"])
+    heads = ["data", "clean set", "undamaged, in the folder", *kinds, "all blurred", "undamaged above a tenth of that"]
+    lines = [f"| {' | '.join(heads).replace('whole', 'median of these')} |", "|---" * len(heads) + "|"]
+    for m in measured:
+        medians = [_n(m["median"][kind]) for kind in kinds]
+        cells = [m["data"], f"{m['clean_set']:,}", f"{m['pictures']['whole']:,} of {sum(m['pictures'].values()):,}"]
+        lines.append(
+            f"| {' | '.join([*cells, *medians, _n(m['median_of_blurred'])])} | {m['whole_above_a_tenth']:.2f} |"
+        )
     return [*lines, "", *_sources(measured)]
 
 

@@ -229,6 +229,16 @@ def test_annotation_is_near_the_exact_answer() -> None:
         assert 0.85 <= mean(found["draws"][draws]["covers_optimal"] for found in trainings.values()) <= 0.95
 
 
+def test_what_is_undamaged_among_the_others_stays_usable() -> None:
+    found = measured("hidden-*")
+    assert {of["data"] for of in found.values()} == set(DATA)
+    for name, of in found.items():
+        pictures, medians = of["pictures"], of["median"]
+        assert pictures["whole"] / sum(pictures.values()) == pytest.approx(0.3, abs=0.001), name
+        assert medians["whole"] <= 0.1 * of["median_of_blurred"], name
+        assert 0 < medians["blur-0.6"] < medians["blur-0.8"] < medians["blur-1"], name
+
+
 def test_more_training_changes_nothing() -> None:
     found = measured("longer-*")
     assert sorted(of["pool"] for of in found.values()) == [3648, 16_000, 16_000, 48_000]
