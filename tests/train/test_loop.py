@@ -18,7 +18,7 @@ from ambient.curate.reporter import Reporter
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY, read_metadata
 from ambient.schemas.space import Space
-from ambient.train import checkpoint
+from ambient.train import checkpoint, loop
 from ambient.train.config import TrainConfig
 from ambient.train.loop import build_sampler, train
 from ambient.train.monitor import band_names
@@ -340,3 +340,27 @@ def test_describe_counts_what_training_would_see(tmp_path: Path) -> None:
     spread = write_pool(tmp_path / "spread", sigma_min=[0, 0, 0, 0, 0.1, 0.2, 0.4, 0.8, 1, 1.5, 2, 3])
     plain, kept = (describe(spread, replace(CONFIG, keep_composition=keeps)) for keeps in (False, True))
     assert kept["clean_repeats"] > 1.2 * plain["clean_repeats"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_batch": 4}, {"target": "plain", "flip": True}])
+def test_nothing_is_compiled_again_after_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+) -> None:
+    """Progress, rate, noise levels and snapshots are no part of what is compiled; a run that continues is like it."""
+    monkeypatch.setattr(loop, "compile_network", lambda network: network.compile(dynamic=False, backend="eager"))
+    monkeypatch.setattr(loop, "compiled_shown", lambda: loop.shown)
+    monkeypatch.setattr(loop, "should_compile", lambda *_: True)
+    network = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, dropout=0.1)
+    config = TrainConfig(
+        num_images=48, batch_size=8, snapshot_images=16, sample_count=2, decay=0.0, network=network, **settings
+    )
+    manifest, seen = write_pool(tmp_path), torch._dynamo.utils.counters["frames"]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        torch._dynamo.reset()
+        seen.clear()
+        train(manifest, tmp_path / "run", config, device="cpu")
+        first = seen["ok"]
+        assert first > 0
+        torch._dynamo.reset()
+        train(manifest, tmp_path / "run", replace(config, num_images=80), device="cpu")
+        assert seen["ok"] == 2 * first
