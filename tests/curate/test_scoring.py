@@ -437,13 +437,15 @@ def test_numbers_of_any_table_are_joined(pool: Path, kind: str, key: str) -> Non
     records = run(pool)
     ok = records.filter(pc.equal(records["status"].cast(pa.string()), "ok"))
     values = np.arange(len(ok))[::-1]
-    mine = pa.table({key: ok[key][::-1], "plddt": values, "note": ["x"] * len(ok), "good": values > 3, "width": values})
+    mine = pa.table({key: ok[key][::-1], "plddt": values, "note": ["x"] * len(ok), "good": values > 3})
+    for name in ("width", "sigma_min", *(["id"] if key == "uri" else [])):  # an id may be its own
+        mine = mine.append_column(name, pa.array(values))
     mine = mine.slice(1)  # the last is not in it
     path = pool.parent / f"mine.{kind}"
     csv.write_csv(mine, path) if kind == "csv" else pq.write_table(mine, path)
     joined = join_scores(records, path)
     assert [joined.schema.field(name).type for name in ("plddt", "good")] == [pa.float32()] * 2
-    assert "note" not in joined.column_names
+    assert not {"note", "sigma_min"} & set(joined.column_names)
     assert joined["width"] == records["width"]
     found = dict(zip(joined["uri"].to_pylist(), joined["plddt"].to_pylist(), strict=True))
     expected = {uri: float(number) for number, uri in enumerate(ok["uri"].to_pylist()[:-1])}
