@@ -3,7 +3,7 @@
     python benchmarks/annotation.py prepare runs/annotation --fashion /usr/share/datasets/fashion-mnist
     python benchmarks/annotation.py dense runs/annotation/photographs.npz -o docs/annotation/dense-photographs.json
     python benchmarks/annotation.py orders runs/annotation/fields.npz -o docs/annotation/orders-fields.json
-    python benchmarks/annotation.py oracle -o docs/annotation/oracle.json
+    python benchmarks/annotation.py oracle --seed 0 -o docs/annotation/oracle-0.json              # and 1 to 4
     python benchmarks/annotation.py longer runs/annotation/fashion.npz -o docs/annotation/longer-fashion.json
     python benchmarks/annotation.py known runs/annotation/fashion.npz -o docs/annotation    # orders, dense and longer
     python benchmarks/annotation.py table                 # docs/annotation.md's tables from docs/annotation/*.json
@@ -94,9 +94,10 @@ def main() -> None:
 
 
 def write(out: Path, kind: str, measured: dict[str, Any], options: argparse.Namespace) -> None:
+    """A record, with what it is of: a line of it by the script that runs."""
     device = choose_device(options.device)
     about = {
-        "command": shlex.join(["python", "benchmarks/annotation.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}",
         "torch": torch.__version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

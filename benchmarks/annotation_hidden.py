@@ -7,21 +7,16 @@ holds others of them and those with blur 0.6, 0.8 and 1. It goes through `ambien
 """
 
 import argparse
-import json
-import shlex
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from ambient.curate.annotate import AnnotateConfig, annotate
-from ambient.curate.device import choose_device
 from ambient.curate.reporter import Reporter
+from annotation import write
 from PIL import Image
 
 BLURS = ("blur-0.6", "blur-0.8", "blur-1")
@@ -35,20 +30,11 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    device = choose_device(options.device)
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         measured = hidden(options.data, Path(folder), options.device)
-    about = {
-        "kind": "hidden",
-        "command": shlex.join(["python", "benchmarks/annotation_hidden.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}",
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "seconds": round(time.perf_counter() - since),
-    }
-    options.out.write_text(json.dumps({**about, "data": options.data.stem, **measured}, indent=1) + "\n")
-    print(json.dumps(measured, indent=1))
+    about = {"data": options.data.stem, "seconds": round(time.perf_counter() - since)}
+    write(options.out, "hidden", {**about, **measured}, options)
 
 
 def hidden(data: Path, folder: Path, device: str) -> dict[str, Any]:
@@ -59,25 +45,24 @@ def hidden(data: Path, folder: Path, device: str) -> dict[str, Any]:
     clean = np.flatnonzero(kinds == "clean")
     others = round(SHARE / (1 - SHARE) * sum(map(len, blurred.values())))
     known, whole = clean[: len(clean) // 2], clean[len(clean) // 2 :][:others]
-    write(folder / "clean", {"known": known}, pictures)
-    write(folder / "pool", {"whole": whole, **blurred}, pictures)
+    save(folder / "clean", {"known": known}, pictures)
+    save(folder / "pool", {"whole": whole, **blurred}, pictures)
     config = AnnotateConfig(clean=folder / "clean", channels=pictures.shape[3])
     out = annotate(folder / "pool", folder / "m.parquet", config, device=device, workers=2, reporter=Reporter())
-    rows = pq.read_table(out, columns=["uri", "sigma_min"], filters=[("role", "=", "pool")]).to_pylist()
+    looked_at = [("role", "=", "pool"), ("status", "=", "ok")]
+    rows = pq.read_table(out, columns=["uri", "sigma_min"], filters=looked_at).to_pylist()
     found = {kind: [r["sigma_min"] for r in rows if r["uri"].startswith(f"{kind}_")] for kind in ("whole", *BLURS)}
-    blurs = np.concatenate([found[kind] for kind in BLURS])
+    found["blurred"] = [sigma for kind in BLURS for sigma in found[kind]]
     middle = {kind: float(np.quantile(values, 0.5, method="inverted_cdf")) for kind, values in found.items()}
-    whole_above = float((np.array(found["whole"]) > 0.1 * np.median(blurs)).mean())
     return {
         "clean_set": len(known),
         "pictures": {kind: len(values) for kind, values in found.items()},
         "median": middle,
-        "median_of_blurred": float(np.quantile(blurs, 0.5, method="inverted_cdf")),
-        "whole_above_a_tenth": whole_above,
+        "whole_above_a_tenth": float((np.array(found["whole"]) > 0.1 * middle["blurred"]).mean()),
     }
 
 
-def write(folder: Path, kinds: dict[str, np.ndarray[Any, Any]], pictures: np.ndarray[Any, Any]) -> None:
+def save(folder: Path, kinds: dict[str, np.ndarray[Any, Any]], pictures: np.ndarray[Any, Any]) -> None:
     folder.mkdir()
     for kind, places in kinds.items():
         for place in places:

@@ -1,9 +1,10 @@
 """The tables of docs/annotation.md, made from what benchmarks/annotation.py measured (docs/annotation/*.json)."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from marks import between
 
 Measured = dict[str, Any]
 
@@ -19,8 +20,7 @@ def with_tables(text: str, folder: Path) -> str:
     for kind, table in {"orders": orders, "dense": dense, "longer": longer, "oracle": oracle, "hidden": hidden}.items():
         mine = [m for m in measured if m["kind"] == kind]
         rows = "\n".join(table(mine)) if mine else "Not measured yet.\n"
-        start, end = f"<!-- table {kind} -->\n", "<!-- end -->"
-        text = re.sub(f"{start}.*?{end}", f"{start}{rows}\n{end}".replace("\\", r"\\"), text, flags=re.DOTALL)
+        text = between(text, kind, rows)
     return text
 
 
@@ -88,15 +88,14 @@ def oracle(measured: list[Measured]) -> list[str]:
 
 def hidden(measured: list[Measured]) -> list[str]:
     """Medians of what is undamaged and of each blur, in one folder."""
-    kinds = list(measured[0]["median"])
-    heads = ["data", "clean set", "undamaged, in the folder", *kinds, "all blurred", "undamaged above a tenth of that"]
-    lines = [f"| {' | '.join(heads).replace('whole', 'median of these')} |", "|---" * len(heads) + "|"]
+    kinds = list(measured[0]["median"])[1:]
+    heads = ["data", "clean set", "undamaged, in the folder", "their median", *kinds, "undamaged above a tenth of that"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for m in measured:
-        medians = [_n(m["median"][kind]) for kind in kinds]
-        cells = [m["data"], f"{m['clean_set']:,}", f"{m['pictures']['whole']:,} of {sum(m['pictures'].values()):,}"]
-        lines.append(
-            f"| {' | '.join([*cells, *medians, _n(m['median_of_blurred'])])} | {m['whole_above_a_tenth']:.2f} |"
-        )
+        whole, blurred, above = m["pictures"]["whole"], m["pictures"]["blurred"], m["whole_above_a_tenth"]
+        cells = [m["data"], f"{m['clean_set']:,}", f"{whole:,} of {whole + blurred:,}"]
+        cells += [*map(_n, m["median"].values()), f"{above:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *_sources(measured)]
 
 

@@ -1,13 +1,13 @@
 """The tables and plots of docs/fields.md, made from the runs of fields_training.py (docs/fields/NAME.jsonl)."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ambient.schemas.usable import BETA
 from fields_ideal import ARMS
+from marks import between
 from numpy.typing import NDArray
 
 Run = dict[str, Any]
@@ -33,9 +33,7 @@ def records(folder: Path) -> dict[str, list[Run]]:
 def with_tables(text: str, found: dict[str, list[Run]]) -> str:
     """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
     for name, runs in found.items():
-        start, end = f"<!-- table {name} -->\n", "<!-- end -->"
-        made = f"{start}{table(runs)}\n{end}".replace("\\", r"\\")
-        text = re.sub(f"{start}.*?{end}", made, text, flags=re.DOTALL)
+        text = between(text, name, table(runs))
     return text
 
 

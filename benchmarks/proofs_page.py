@@ -4,9 +4,10 @@ python benchmarks/proofs_page.py
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from marks import between
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAMES = {
@@ -45,8 +46,7 @@ def with_tables(text: str, docs: Path) -> str:
     proofs = json.loads((docs / "proofs.json").read_text())
     made = {"proofs": table(proofs), "steps": steps([json.loads(line) for line in measured])}
     for name, lines in made.items():
-        whole = "\n".join(lines)
-        text = re.sub(f"(<!-- table {name} -->\n).*?(<!-- end -->)", rf"\g<1>{whole}\n\g<2>", text, flags=re.DOTALL)
+        text = between(text, name, "\n".join(lines))
     return text
 
 

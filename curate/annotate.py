@@ -274,7 +274,7 @@ def _judged(
     classifier, content_hash = trained(records, metadata.space, run)
     if run.config.classifier is not None or known is not None:
         warn_of_strangers(records, classifier, known, run)
-    give_back(readers=PER_PART[run.device.type] < MANY)  # which else read on at once
+    give_back(readers=PER_PART[run.device.type] < MANY or run.team.size > 1)  # others read from here on
     measure(records, classifier, metadata.space, run)
     return unreadable_now(records, run.work), replace(
         metadata,

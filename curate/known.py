@@ -1,6 +1,6 @@
 """Scores that an earlier run has written, or its user, and where score columns belong in a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from ..schemas.scored import SCORED_KEY, read_scored
 from . import duplicates
 from .uris import Roots
 
+_KEYS = ("uri", "id")  # that tell a picture in a table of somebody's own
+
 
 def is_known(path: Path) -> bool:
     """Whether a file is a manifest or a table that `ambient score` wrote, and not a pool that is a Parquet file."""
@@ -23,30 +25,37 @@ def is_known(path: Path) -> bool:
 
 
 def join_scores(records: pa.Table, path: Path, *, warn: Callable[[str], None] | None = None) -> pa.Table:
-    """The records with the score columns of another table that they do not have.
+    """The records with the score columns of another table.
 
-    path: a manifest or what `ambient score` wrote, matched by content id; or any other Parquet or CSV file with
-    numbers, matched by its column uri or else id. near_duplicate_of, which names pictures of that table, is told anew
-    from the hashes; without them it is left out. Raises UserError where there is no such file, or no picture is in
-    both; where the records are a part of the pool, warn is told instead how many have no scores there.
+    path: a manifest or what `ambient score` wrote, matched by content id, of which columns are taken that are not
+    there; or any other Parquet or CSV file with numbers, matched by its column uri or else id, whose columns replace
+    scores of their names, too. near_duplicate_of, which names pictures of that table, is told anew from the hashes;
+    without them it is left out. Raises UserError where there is no such file, or no picture is in both; where the
+    records are a part of the pool, warn is told instead how many have no scores there.
     """
-    names, key = score_names(path), "id"
-    if is_known(path):
-        other = pq.read_table(path, columns=["id", "status", *names])
-        other = other.filter(pc.equal(other["status"].cast(pa.string()), "ok"))
-    else:
-        other = _numbers(path)
-        key = other.column_names[0]
+    key, other = _read(path)
     place = pc.index_in(records[key], value_set=other[key].combine_chunks())
     lacking = pc.and_(pc.is_null(place), pc.equal(records["status"].cast(pa.string()), "ok"))
     if warn and (num := pc.sum(lacking).as_py()):
         warn(f"{path} has no scores of {num:,} of the new pictures: score the pool again, and update it then")
     if warn is None and place.null_count == len(place):
         raise UserError(f"{path} has scores of other pictures: none of its {key}s is in this pool")
+    names = [name for name in other.column_names if name != key]
+    mine = not is_known(path)
     for name in names:
-        if name not in (*records.column_names, "near_duplicate_of"):
+        if mine and (same := _same(name, records.column_names)):
+            raise UserError(f"{path}: {name!r} is too like {same!r}, which the pictures have: give it another name")
+        if mine or name not in (*records.column_names, "near_duplicate_of"):
             records = with_column(records, name, other[name].take(place))
     return near_duplicates_told(records) if "near_duplicate_of" in names and "phash" in names else records
+
+
+def _read(path: Path) -> tuple[str, pa.Table]:
+    """(column that tells pictures apart, it and the scores) of a table. Raises UserError."""
+    if not is_known(path):
+        return _numbers(path)
+    other = pq.read_table(path, columns=["id", "status", *score_names(path)])
+    return "id", other.filter(pc.equal(other["status"].cast(pa.string()), "ok")).drop_columns("status")
 
 
 def near_duplicates_told(table: pa.Table) -> pa.Table:
@@ -62,36 +71,67 @@ def near_duplicates_told(table: pa.Table) -> pa.Table:
 
 def score_names(path: Path) -> list[str]:
     """The score columns of what ``join_scores`` takes. Raises UserError as that does."""
-    if path.is_file() and not is_known(path):
-        return list(_numbers(path).column_names[1:])
+    if not is_known(path):
+        key, table = _numbers(path)
+        return [name for name in table.column_names if name != key]
     read_about(path)
     return [column.name for column in score_fields(pq.read_schema(path)) if _is_score(column)]
 
 
-def _numbers(path: Path) -> pa.Table:
-    """Of a table that is not ours: its column uri, or else id, then its numbers as float32. Raises UserError."""
+def _numbers(path: Path) -> tuple[str, pa.Table]:
+    """Of a table that is not ours: its column uri, or else id, and that with its numbers as float32. NaN is NULL.
+
+    Columns of the names that a manifest has by itself are left out. Raises UserError.
+    """
+    if not path.exists():
+        raise UserError(f"there is no table of scores at {path}")
     try:
-        table = _csv(path) if path.suffix.lower() == ".csv" else pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = _csv(path) if path.suffix.lower() == ".csv" else _parquet(path)
+        if twice := sorted({name for name in table.column_names if _same(name, table.column_names)}):
+            raise UserError(f"{path} has columns whose names differ in nothing but case: {', '.join(twice)}")
+        key = next((name for name in _KEYS if name in table.column_names), None)
+        values = {c.name: _float32(table[c.name]) for c in table.schema if _is_number(c.type) and _is_own(c.name)}
+        if key is None or not values:
+            raise UserError(f"{path} needs a column uri or id, as in a manifest, and numbers under names of their own")
+        table = pa.table({key: table[key].cast(pa.string()), **values})
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path} is no readable Parquet or CSV file ({str(error).splitlines()[0]})") from error
-    key = next((name for name in ("uri", "id") if name in table.column_names), None)
-    ours = {*RECORD.names, *ANNOTATION.names}
-    numbers = {c.name: table[c.name].cast(pa.float32(), safe=False) for c in table.schema if _is_number(c.type)}
-    numbers = {name: values for name, values in numbers.items() if name not in ours}
-    if key is None or not numbers:
-        raise UserError(f"{path} needs a column uri or id, as in a manifest, and numbers under names of their own")
-    names = table[key].cast(pa.string())
-    if pc.count_distinct(names, mode="all").as_py() < len(names):
+    table = table.filter(pc.greater(pc.binary_length(table[key]), 0))  # not NULL either
+    if pc.count_distinct(table[key]).as_py() < len(table):
         raise UserError(f"{path} names some {key} twice: it must hold one row for each picture")
-    return pa.table({key: names, **numbers})
+    return key, table
 
 
 def _csv(path: Path) -> pa.Table:
-    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types={"id": pa.string(), "uri": pa.string()}))
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(_KEYS, pa.string())))
+
+
+def _parquet(path: Path) -> pa.Table:
+    """Not its pictures and texts."""
+    names = [column.name for column in pq.read_schema(path) if column.name in _KEYS or _is_number(column.type)]
+    return pq.read_table(path, columns=names)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a column may become a score: pandas' index does not."""
+    taken = {*RECORD.names, *ANNOTATION.names, *duplicates.NAMES, *_KEYS}
+    return bool(name) and not name.startswith("__index_level_") and name.casefold() not in taken
+
+
+def _same(name: str, names: Iterable[str]) -> str | None:
+    """One of the names that SQL does not tell from this one, though it is spelled otherwise."""
+    return next((other for other in names if other != name and other.casefold() == name.casefold()), None)
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+    is_ = pa.types
+    return bool(is_.is_integer(kind) or is_.is_floating(kind) or is_.is_boolean(kind) or is_.is_decimal(kind))
+
+
+def _float32(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """NaN, which SQL holds to be more than any number, becomes NULL."""
+    values = values.cast(pa.float32(), safe=False)
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float32()), values)
 
 
 def _is_score(column: pa.Field) -> bool:

@@ -14,8 +14,8 @@ from .uris import Roots
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """config: what was asked for; roots: where pictures lie; work: where finished parts lie; device: of the classifier;
-    workers: threads or processes that decode, of the first process of a team while it reads alone; team: the processes
-    that annotate."""
+    workers: threads or processes that decode; the first of a team reads with all of them. team: the processes that
+    annotate."""
 
     config: AnnotateConfig
     roots: Roots

@@ -119,7 +119,7 @@ def _compared(
 ) -> tuple[NDArray[np.int64], pa.Table]:
     """(N,) for each candidate its row in the manifest, or -1 where there is none that still holds; and the manifest.
 
-    In that labels and captions are those of now.
+    With labels and captions as they are now; one that is told no longer is kept, for what told it may be damaged.
     """
     row = pc.fill_null(pc.index_in(found.candidates.uris, value_set=old["uri"].combine_chunks()), -1)
     at: NDArray[np.int64] = row.to_numpy().astype(np.int64)
@@ -128,14 +128,19 @@ def _compared(
     before = {name: old[name].combine_chunks() for name in KNOWN}
     status = old["status"].cast(pa.string()).to_numpy(zero_copy_only=False)
     relabelled: dict[int, Record] = {}
+    gone = 0
     with reporter.track("comparing", len(known)) as advance:
         looked_at = map_in_order(lambda each: _now(each, roots), found.candidates.where(at >= 0), workers=workers)
         for place, (now, labels) in zip(known.tolist(), looked_at, strict=True):
             number = int(at[place])
             if now is None or now != ids[number].as_py():
                 at[place] = -1
-            elif status[number] in _LABELLED and any(before[name][number].as_py() != labels[name] for name in KNOWN):
-                relabelled[number] = labels
+            elif status[number] in _LABELLED:
+                old_labels = {name: before[name][number].as_py() for name in KNOWN}
+                told_now = {name: value for name, value in labels.items() if value is not None}
+                gone += any(value is not None and name not in told_now for name, value in old_labels.items())
+                if told_now != {name: old_labels[name] for name in told_now}:
+                    relabelled[number] = old_labels | told_now
             advance(1)
     # What could not be read, or took too much memory, may be readable now.
     hopeless = is_(old, "status", "unreadable") | is_(old, "status", "too_large")
@@ -146,6 +151,8 @@ def _compared(
     for place in np.flatnonzero(at >= 0).tolist():
         if status[at[place]] == "duplicate" and names[at[place]] not in kept:
             at[place] = -1
+    if gone:
+        reporter.warn(f"{gone:,} pictures had a label or caption that is nowhere now: they keep it")
     if relabelled:
         reporter.say(f"{len(relabelled):,} pictures have another label or caption now")
     return at, _relabelled(old, relabelled)
@@ -164,8 +171,8 @@ def _now(candidate: Candidate, roots: Roots) -> tuple[str | None, Record]:
 def _relabelled(table: pa.Table, labels: dict[int, Record]) -> pa.Table:
     """The table with other labels and captions in some rows. labels: row -> both."""
     mask = np.isin(np.arange(len(table)), list(labels))
-    for name in KNOWN:
-        column = table[name].combine_chunks()
+    for name in KNOWN if labels else ():
+        column = table[name].combine_chunks().cast(RECORD.field(name).type)
         values = pa.array([labels[row][name] for row in sorted(labels)], column.type)
         table = replaced(table, name, pc.replace_with_mask(column, pa.array(mask), values))
     return table

@@ -3,7 +3,7 @@
 tests/demo.parquet is the manifest that `ambient demo` wrote on two CPU cores on 2026-11-23, without its curves.
 """
 
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -186,10 +186,9 @@ def test_a_step_is_as_fast_as_was_asked_for() -> None:
 
 def script(name: str) -> ModuleType:
     """A module of benchmarks/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        return importlib.import_module(name)
 
 
 def measured(pattern: str) -> dict[str, dict]:
@@ -234,8 +233,9 @@ def test_what_is_undamaged_among_the_others_stays_usable() -> None:
     assert {of["data"] for of in found.values()} == set(DATA)
     for name, of in found.items():
         pictures, medians = of["pictures"], of["median"]
-        assert pictures["whole"] / sum(pictures.values()) == pytest.approx(0.3, abs=0.001), name
-        assert medians["whole"] <= 0.1 * of["median_of_blurred"], name
+        assert pictures["whole"] / (pictures["whole"] + pictures["blurred"]) == pytest.approx(0.3, abs=0.001), name
+        assert medians["whole"] <= 0.1 * medians["blurred"], name
+        assert of["whole_above_a_tenth"] <= 0.3, name
         assert 0 < medians["blur-0.6"] < medians["blur-0.8"] < medians["blur-1"], name
 
 
@@ -254,4 +254,4 @@ def test_the_search_agrees_with_the_dense_protocol() -> None:
     assert {of["data"]: of["compared"] for of in found.values()} == dict.fromkeys(DATA, 1000)
     for name, of in found.items():
         assert of["first"]["spearman"] >= 0.98, name
-        assert of["first"]["median_ln_ratio"] <= 0.1, name
+        assert of["first"]["median_ln_ratio"] <= 0.08, name

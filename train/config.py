@@ -256,16 +256,14 @@ _NUMBERS: dict[type, typing.Callable[[str], Any]] = {
 }
 
 
-_ALSO_CALLED = {"learning_rate": "lr", "dropout": "network.dropout", "kimg": "num_images", "save": "snapshot_images"}
+_ALSO_CALLED = {"learning_rate": "lr", "dropout": "network.dropout"}
 
 
 def _nearest(word: str, known: typing.Iterable[str]) -> str:
-    names = {name: name for name in known}
-    also = {other: name for other, name in _ALSO_CALLED.items() if name in names}
-    close = difflib.get_close_matches(word, [*names, *also], n=1, cutoff=0.5)
-    if not close:
-        return f": choose among {', '.join(names)}"
-    return f": did you mean {(names | also)[close[0]]!r}?"
+    names = list(known)
+    also = [_ALSO_CALLED[other] for other in difflib.get_close_matches(word, _ALSO_CALLED, n=1, cutoff=0.8)]
+    close = [name for name in also if name in names] or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": choose among {', '.join(names)}"
 
 
 def _require(condition: bool, message: str) -> None:

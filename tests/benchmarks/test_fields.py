@@ -19,7 +19,7 @@ DOCS = Path(ambient.__file__).parent / "docs"
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(ambient.__file__).parent / "benchmarks"))
-    for name in ("fields_training", "fields_ideal", "fields_page"):
+    for name in ("fields_training", "fields_ideal", "fields_page", "marks"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 

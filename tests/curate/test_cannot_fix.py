@@ -41,7 +41,7 @@ def blur(picture: Image.Image) -> Image.Image:
 def test_a_cast_and_a_border_are_trusted_above_heavy_noise_only_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of larger pictures it would be inf: the noise that hides them grows with the side, the grid ends at 80."""
+    """Not inf: at this size less noise than 80 hides them."""
     damages, pictures = {"cast": cast, "border": border, "blur": blur}, iter(crops(240))
     for source, count in {"clean": 120, **dict.fromkeys(damages, 40)}.items():
         (tmp_path / "pool" / source).mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -460,6 +461,9 @@ def test_numbers_of_any_table_are_joined(pool: Path, kind: str, key: str) -> Non
         ({"uri": ["a.png"], "note": ["x"]}, "needs a column uri or id, as in a manifest, and numbers"),
         ({"uri": ["a.png"], "plddt": [1.0]}, "has scores of other pictures: none of its uris is in this pool"),
         ({"uri": ["a.png", "a.png"], "plddt": [1.0, 2.0]}, "names some uri twice"),
+        ({"uri": ["soft/000.png"], "x": [1.0], "X": [2.0]}, "names differ in nothing but case: X, x"),
+        ({"uri": ["soft/000.png"], "Sharpness": [1.0]}, "'Sharpness' is too like 'sharpness', which the pictures have"),
+        ({"uri": [["a.png"]], "plddt": [1.0]}, "no readable Parquet or CSV file"),
     ],
 )
 def test_a_table_that_cannot_be_joined_is_one_line(pool: Path, columns: dict, message: str) -> None:
@@ -470,3 +474,35 @@ def test_a_table_that_cannot_be_joined_is_one_line(pool: Path, columns: dict, me
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(UserError, match="no readable Parquet or CSV file"):
         join_scores(run(pool), path)
+    path.unlink()
+    with pytest.raises(UserError, match="there is no table of scores at"):
+        join_scores(run(pool), path)
+
+
+def test_odd_numbers_of_a_table(pool: Path) -> None:
+    """NaN, which SQL holds to be more than any number, and rows of no picture are nothing; an index is no score."""
+    records = run(pool)
+    columns = {
+        "uri": ["soft/000.png", "soft/001.png", None, None, ""],
+        "plddt": pa.array([float("nan"), 2.0, 3.0, 4.0, 5.0]),
+        "price": pa.array([Decimal("0.5")] * 5),
+        "__index_level_0__": [1, 2, 3, 4, 5],
+        "phash": [1, 2, 3, 4, 5],
+        "sharpness": [7] * 5,
+    }
+    path = pool.parent / "mine.parquet"
+    pq.write_table(pa.table(columns), path)
+    joined = join_scores(records, path)
+    assert set(joined.column_names) == {*records.column_names, "plddt", "price"}
+    found = {row["uri"]: row for row in joined.to_pylist()}
+    assert [found[uri]["plddt"] for uri in columns["uri"][:2]] == [None, 2.0]
+    assert found["soft/000.png"]["price"] == 0.5
+    assert [found[uri]["sharpness"] for uri in ("soft/000.png", "soft/002.png")] == [7.0, None]  # replaced
+    assert found["soft/torn.png"]["plddt"] is None
+    again = join_scores(joined, write_csv(path.with_suffix(".csv"), "uri,plddt\nsoft/000.png,9\n"))
+    assert [row["plddt"] for row in again.to_pylist() if row["uri"] in columns["uri"][:2]] == [9.0, None]
+
+
+def write_csv(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

@@ -1,5 +1,6 @@
 """Adding to a manifest: only what is new or changed is annotated, by the classifier that made it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -383,18 +384,33 @@ def test_labels_and_captions_are_those_of_now(
     (pool / "soft" / "001.cls").write_text("7")
     (pool / "soft" / "002.txt").write_text("a harbour at night")
     (pool / "soft" / "003.cls").unlink()
+    (pool / "soft" / "000.cls").write_text("no number")
     (pool / "blurred" / "005.txt").write_text("new")
     monkeypatch.setattr(learn, "cross_fit", None)  # would fail: nothing is trained
     after = run(pool, update=True, quiet=False)
-    assert "4 pictures have another label or caption now" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "3 pictures have another label or caption now" in said
+    assert "warning: 2 pictures had a label or caption that is nowhere now: they keep it" in said
     told = {uri: (row["label"], row["caption"]) for uri, row in after.items() if row != before[uri]}
     assert told == {
         "soft/001.png": (7, None),
         "soft/002.png": (2, "a harbour at night"),
-        "soft/003.png": (None, None),
         "blurred/005.png": (None, "new"),
     }
     for uri, row in after.items():  # and nothing else
         assert {**row, "label": 0, "caption": ""} == {**before[uri], "label": 0, "caption": ""}
     run(pool, update=True, quiet=False)
     assert "another label" not in capsys.readouterr().err
+
+
+def test_a_damaged_dataset_json_costs_no_label(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = sorted(path.relative_to(pool).as_posix() for path in pool.rglob("*.png"))
+    told = {name: number % 3 for number, name in enumerate(names)}
+    (pool / "dataset.json").write_text(json.dumps({"labels": list(told.items())}))
+    assert {uri: row["label"] for uri, row in run(pool).items()} == told
+    (pool / "dataset.json").write_text(json.dumps({"labels": list(told.items())})[:60])
+    assert {uri: row["label"] for uri, row in run(pool, update=True, quiet=False).items()} == told
+    assert f"{len(told)} pictures had a label or caption that is nowhere now" in capsys.readouterr().err
+    told[names[4]] = 9
+    (pool / "dataset.json").write_text(json.dumps({"labels": list(told.items())}))
+    assert {uri: row["label"] for uri, row in run(pool, update=True).items()} == told
