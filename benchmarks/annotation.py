@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def write(out: Path, kind: str, measured: dict[str, Any], options: argparse.Namespace) -> None:
-    """A record, with what it is of: a line of it by the script that runs."""
+    """What was measured, with the command of the script that runs, its device, version and date."""
     device = choose_device(options.device)
     about = {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),

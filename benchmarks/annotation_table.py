@@ -1,4 +1,4 @@
-"""The tables of docs/annotation.md, made from what benchmarks/annotation.py measured (docs/annotation/*.json)."""
+"""The tables of docs/annotation.md, from docs/annotation/*.json, which annotation.py and annotation_hidden.py wrote."""
 
 import json
 from pathlib import Path
