@@ -17,6 +17,7 @@ from fields import Fields
 
 BLURS = (0.4, 0.6, 0.8)
 SHARE_CLEAN = 0.02
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,25 @@ ARMS = {
 }
 
 
-def oracle_sigma_min(fields: Fields, blur: float, *, num: int = 256, draws: int = 16) -> float:
-    """The crossing of 0.45 of the best classifier's mean p_clean over fields of one blur, told apart from clean."""
+def oracle_sigma_min(
+    fields: Fields, blur: float, epsilon: float, device: torch.device = CPU, *, num: int = 256, draws: int = 16
+) -> float:
+    """Where the best classifier's mean p_clean over fields of one blur, told from clean, crosses 0.5 - epsilon."""
     grid = sigma_grid()
     blurred = fields.draw(num, blur=blur, seed=12345)
     curve = np.empty((1, len(grid)))
     for k, sigma in enumerate(grid):
         z = torch.randn(draws, *blurred.shape, generator=torch.Generator().manual_seed(k))
-        x = (blurred + float(sigma) * z).flatten(0, 1)
-        logit = fields.optimal_logit(x, torch.tensor([sigma]), blurs=[blur])
-        curve[0, k] = torch.sigmoid(logit).mean()
-    return float(crossing(isotonic(curve), grid, 0.45)[0])
+        x = (blurred + float(sigma) * z).flatten(0, 1).to(device)
+        with device:
+            logit = fields.optimal_logit(x, torch.tensor([sigma]), blurs=[blur])
+        curve[0, k] = float(torch.sigmoid(logit).mean())
+    return float(crossing(isotonic(curve), grid, 0.5 - epsilon)[0])
 
 
-def ideal_excess(fields: Fields, arm: str, floors: dict[float, float], sigma: float, num: int = 2048) -> float:
+def ideal_excess(
+    fields: Fields, arm: str, floors: dict[float, float], sigma: float, device: torch.device = CPU, *, num: int = 2048
+) -> float:
     """Excess error on clean fields, as ``excess_error``, of the best denoiser of what an arm trains on at sigma.
 
     Both targets have the same: given x_t, the ambient one has the plain one's mean, if the noise z is fresh.
@@ -60,7 +66,9 @@ def ideal_excess(fields: Fields, arm: str, floors: dict[float, float], sigma: fl
             if not ARMS[arm].obeys or sigma > BETA * floor:
                 used[blur] = (1 - SHARE_CLEAN) / len(floors)
     x = fields.draw(num, seed=7) + sigma * fresh_noise(torch.arange(num), (1, *fields.power().shape), seed=99)
-    wrong = mixture_denoiser(fields, x, sigma, used) - fields.optimal_denoiser(x, torch.tensor([sigma]))
+    x = x.to(device)
+    with device:
+        wrong = mixture_denoiser(fields, x, sigma, used) - fields.optimal_denoiser(x, torch.tensor([sigma]))
     return float(wrong.square().mean()) / fields.optimal_error(sigma)
 
 

@@ -115,8 +115,8 @@ def plot(runs: list[Run], path: Path) -> None:
             axes.fill_between(sigma, mean - error, mean + error, color=style[:2], alpha=0.2, linewidth=0)
     for arm in (OTHERS[-1], OURS[0]):
         ideal = next(run["ideal"] for run in runs if run["arm"] == arm)
-        shown = [(float(level), 100 * value) for level, value in ideal.items() if value > 1e-5]
-        axes.plot(*zip(*shown, strict=True), f"{STYLES[arm][:2]}:", label=f"{arm}: ideal", linewidth=1)
+        shown = [100 * ideal[level] if ideal[level] > 1e-5 else np.nan for level in levels]  # a gap where it is nothing
+        axes.plot(sigma, shown, f"{STYLES[arm][:2]}:", label=f"{arm}: ideal", linewidth=1)
     for blur, floor in runs[0]["sigma_min"].items():
         axes.axvline(BETA * floor, color="0.6", linewidth=0.8, linestyle="--")
         where = {"xy": (BETA * floor, 0.02), "xycoords": ("data", "axes fraction"), "ha": "right", "rotation": 90}

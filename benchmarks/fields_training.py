@@ -4,6 +4,7 @@
     python benchmarks/fields_training.py --name h200 --resolution 32 --fields 50000 --images 240000 --seeds 3
     python benchmarks/fields_training.py --name mild --fields 150000 --images 240000 --blurs 0.1,0.15,0.2
     python benchmarks/fields_training.py --name wide --resolution 64 --fields 5000 --images 240000 --blurs 0.05,0.1,16
+    python benchmarks/fields_training.py --name strict --epsilon 0.01 ...                     # the last, strict
     python benchmarks/fields_training.py --name cpu --draw                                # plot and table alone
 
 The error of a denoiser on fresh clean fields, in excess of the Wiener filter's, which nothing can beat. Arms: the clean
@@ -45,20 +46,21 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fields import Fields
 
-LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 40.0)
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """resolution: of the fields. num: how many, a fiftieth of them clean, the others blurred by ``blurs`` pixels in
-    equal parts. images: training pictures of a run."""
+    equal parts. images: training pictures of a run. epsilon: how far below 0.5 thresholds cross."""
 
     resolution: int
     num: int
     images: int
     channels: int
     blurs: tuple[float, ...] = BLURS
+    epsilon: float = 0.05
 
     @property
     def fields(self) -> Fields:
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--blurs", type=numbers, default=BLURS, help="in pixels, with commas between")
+    parser.add_argument("--epsilon", type=float, default=0.05, help="of the thresholds, as of `ambient annotate`")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0, help="to share seeds out among programs, each its --name")
     parser.add_argument("--minutes", type=float, default=60.0, help="after these no further run is begun")
@@ -115,6 +118,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         images=arguments.images,
         channels=arguments.channels,
         blurs=arguments.blurs,
+        epsilon=arguments.epsilon,
     )
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if any(set_of(record) != setting for record in records):
@@ -124,7 +128,7 @@ def train_all(arguments: argparse.Namespace) -> None:
     left = [(a, s) for s in seeds for a in ARMS if (a, s) not in done]
     device = choose_device(arguments.device)
     use_fast_kernels(device)
-    floors = {blur: oracle_sigma_min(setting.fields, blur) for blur in setting.blurs}
+    floors = {blur: oracle_sigma_min(setting.fields, blur, setting.epsilon, device) for blur in setting.blurs}
     ideal: dict[str, dict[str, float]] = {}
     compiled: Denoiser | None = None
     for arm, seed in left:
@@ -137,7 +141,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         train(state, setting, arm, seed, floors, device)
         excess = {str(level): excess_error(state.average, setting, level, device) for level in LEVELS}
         if arm not in ideal:
-            ideal[arm] = {str(level): ideal_excess(setting.fields, arm, floors, level) for level in LEVELS}
+            ideal[arm] = {str(level): ideal_excess(setting.fields, arm, floors, level, device) for level in LEVELS}
         record = {
             "arm": arm,
             "seed": seed,
@@ -162,7 +166,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def set_of(record: dict[str, Any]) -> Setting:
-    """The setting of a recorded run; the oldest do not name their blurs."""
+    """The setting of a recorded run; the oldest do not name their blurs, nor epsilon."""
     told = dict(record["setting"])
     return Setting(**told | {"blurs": tuple(told.get("blurs", BLURS))})
 

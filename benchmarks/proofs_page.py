@@ -44,7 +44,12 @@ def with_tables(text: str, docs: Path) -> str:
     """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
     measured = (docs / "train_step.jsonl").read_text().splitlines()
     proofs = json.loads((docs / "proofs.json").read_text())
-    made = {"proofs": table(proofs), "steps": steps([json.loads(line) for line in measured])}
+    records = [json.loads(line) for line in measured]
+    made = {
+        "proofs": table(proofs),
+        "steps": steps([record for record in records if "pictures" not in record]),
+        "places": places([record for record in records if "pictures" in record]),
+    }
     for name, lines in made.items():
         text = between(text, name, "\n".join(lines))
     return text
@@ -66,13 +71,34 @@ def steps(measured: list[Row]) -> list[str]:
             f"{m['pictures_per_s']:,.0f}",
             f"{100 * m['share_of_peak']:.0f} %",
             f"{100 * m['data_path_share']:.1f} %",
-            f"{sum(m['compile_s'][phase] for phase in COMPILER):.0f} s",
+            compiler(m),
             f"{m['first_step_s']:.0f} s",
             f"{m['memory_gib']} GiB{' each' * many}",
             "" if many else REFERENCE[m["preset"]],
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def places(measured: list[Row]) -> list[str]:
+    """One line per place where pictures came from."""
+    lines = ["| pictures from | pictures/s | data path | compiler | first step |", "|---" * 5 + "|"]
+    for m in measured:
+        cells = (
+            m["pictures"],
+            f"{m['pictures_per_s']:,.0f}",
+            f"{100 * m['data_path_share']:.1f} %",
+            compiler(m),
+            f"{m['first_step_s']:.0f} s",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def compiler(measured: Row) -> str:
+    """Seconds that it took; nothing where most had been compiled before."""
+    seconds = [measured["compile_s"].get(phase) for phase in COMPILER]
+    return f"{sum(seconds):.0f} s" if None not in seconds else ""
 
 
 def table(proofs: dict[str, Row]) -> list[str]:

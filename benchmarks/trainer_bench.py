@@ -65,7 +65,6 @@ class Bench:
     work: Path
     size: Size
     device: str
-    arms: tuple[str, ...]
     deadline: float = 0.0
     runs: dict[str, dict[str, object]] = field(default_factory=dict)
 

@@ -1,19 +1,18 @@
 """Does the trainer keep its promises on this machine? Each proof prints a table and writes a JSON file as it goes.
 
     python benchmarks/trainer_proofs.py precision resume --out proofs.json                     # one GPU
-    python benchmarks/trainer_proofs.py speed --arms one,two --out proofs.json                 # two GPUs of one host
     python benchmarks/trainer_proofs.py world resize killed --out proofs.json                  # two GPUs of one host
-    python benchmarks/trainer_proofs.py precision resume world resize killed speed --tiny --device cpu --out tiny.json
+    python benchmarks/trainer_proofs.py precision resume world resize killed --tiny --device cpu --out tiny.json
 
 ``precision``: bf16 compiled against fp32 eager. ``world``: DDP and FSDP on two GPUs against one. ``resume``: SIGKILL
 and the same command again. ``resize``: begun on two GPUs, killed, continued on one. ``killed``: one of two processes
-gets SIGKILL. ``speed``: preset cifar10 on one and on two GPUs, ``--arms`` of them.
+gets SIGKILL.
 
 A proof says how long it should take, and ends after ``--budget`` seconds: the program that runs then is killed, what
 is finished is in the JSON file, with every run's losses, and the next proof has its own time; so also when one fails.
 The same command continues a proof that did not come to its end: runs of which the file has the losses are not repeated.
 
-All but ``speed`` train 300 steps of a small DDPM++ on Gaussian fields, two thirds of them with thresholds, through
+They train 300 steps of a small DDPM++ on Gaussian fields, two thirds of them with thresholds, through
 ``ambient train``. Runs that need no other run go side by side, each on its own GPU if there are several. The yardstick
 of curves is the root mean square difference between runs that differ in the seed alone (``precision``, ``world``,
 ``resize``), or in nothing (``resume``). Curves are smoothed over 20 steps, except in ``resume``.
@@ -33,7 +32,7 @@ import numpy as np
 import torch
 from ambient.curate.device import choose_device
 from ambient.schemas.space import Space
-from trainer_bench import FULL, TINY, WINDOW, Bench, Curve, StoppedError, launcher, say
+from trainer_bench import FULL, TINY, WINDOW, Bench, Curve, StoppedError, say
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from small_pool import write_pool
@@ -41,8 +40,8 @@ from small_pool import write_pool
 Row = dict[str, object]
 Rows = Iterator[Row]
 
-EXPECTED = {"precision": 170, "world": 110, "resume": 130, "resize": 150, "killed": 60, "speed": 145}
-"""Seconds that a proof should take on H200s when nothing else runs there; ``speed`` each arm."""
+EXPECTED = {"precision": 170, "world": 110, "resume": 130, "resize": 150, "killed": 60}
+"""Seconds that a proof should take on H200s when nothing else runs there."""
 
 COMPARED = 50  # steps after a resumption
 
@@ -53,14 +52,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON; proofs that it holds already are replaced")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a check of the script itself")
-    parser.add_argument("--arms", default="one,two,split", help="of speed: one GPU, two with twice or the same batch")
     parser.add_argument("--budget", type=float, help="seconds for each proof; twice the expected ones when left out")
     parser.add_argument("--work", type=Path, help="keeps runs here, and uses those that are finished")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (arguments.work or Path(temporary)) / ("tiny" if arguments.tiny else "full")
         size = TINY if arguments.tiny else FULL
-        bench = Bench(work=work, size=size, device=arguments.device, arms=tuple(arguments.arms.split(",")))
+        bench = Bench(work=work, size=size, device=arguments.device)
         if not bench.manifest.exists():
             work.mkdir(parents=True, exist_ok=True)
             write_pool(work, num=size.pictures, space=Space(resolution=size.side, channels=3))
@@ -73,7 +71,7 @@ def prove(name: str, bench: Bench, arguments: argparse.Namespace) -> bool:
     cuda = choose_device(arguments.device).type == "cuda"
     hardware = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if cuda else "CPU"
     rows: list[Row] = []
-    expected = EXPECTED[name] * (len(bench.arms) if name == "speed" else 1)
+    expected = EXPECTED[name]
     budget = arguments.budget or 2 * expected
     begin = time.monotonic()
     same = {"hardware": hardware, "torch": torch.__version__, "tiny": arguments.tiny}
@@ -164,35 +162,12 @@ def killed(bench: Bench) -> Rows:
     yield {"what": "steps after the same command again", "steps": steps, "within": steps == bench.size.steps}
 
 
-def speed(bench: Bench) -> Rows:
-    """Preset cifar10 by train_step.py, with the arms measured by earlier calls in the same --work."""
-    tiny = bench.size is TINY
-    batch, steps = (8, "5") if tiny else (512, "20")
-    network = [part for setting in bench.size.network for part in ("--set", setting)] if tiny else []
-    script = [str(Path(__file__).with_name("train_step.py")), "cifar10", "--device", bench.device, "--steps", steps]
-    one = None
-    for arm, ranks, global_batch in (("one", 1, batch), ("two", 2, 2 * batch), ("split", 2, batch)):
-        log = bench.log(f"speed-{arm}")
-        if arm in bench.arms:
-            bench.run([*launcher(ranks), *script, "--set", f"batch_size={global_batch}", *network], log, {})
-        lines = log.read_text().splitlines() if log.exists() else []
-        if not (results := [line for line in lines if line.startswith('{"preset"')]):
-            continue
-        found = json.loads(results[0])
-        figures = {key: found[key] for key in ("pictures_per_s", "data_path_share", "first_step_s", "memory_gib")}
-        one = found["pictures_per_s"] if arm == "one" else one
-        ratio = {"ratio": found["pictures_per_s"] / one} if one else {}
-        say(f"{arm}: {found['pictures_per_s']} pictures/s")
-        yield {"what": arm, "processes": ranks, "batch": global_batch, **figures, **ratio}
-
-
 PROOFS = {
     "precision": precision,
     "world": world,
     "resume": resume,
     "resize": resize,
     "killed": killed,
-    "speed": speed,
 }
 
 

@@ -146,7 +146,7 @@ def load(uri: str, space: Space, roots: Roots, content_id: str | None = None) ->
     try:
         with encoded(uri, roots) as data:
             if content_id not in (None, digests.of_bytes(data)):
-                raise Unusable("unreadable", "it was changed while the pool was being annotated")
+                raise Unusable("unreadable", "its content has changed since it was first read")
             return fit(decode(data).pixels, space)
     except Exception as error:  # any file may fail in any way
         raise unusable(error) from error
@@ -161,7 +161,7 @@ def load_many(
     ahead within a bounded window; 0 does it in this thread. The results do not depend on it, but for a picture that
     takes a process more than LIMIT_S.
     """
-    look, local = partial(_load_or_reason, space=space, roots=roots), not any(map(is_remote, roots.values()))
+    look, local = partial(load_or_reason, space=space, roots=roots), not any(map(is_remote, roots.values()))
     wanted = list(zip(uris, [None] * len(uris) if ids is None else ids, strict=True))
     yield from enumerate(map_in_order(look, wanted, workers=workers, processes=local, late=_late))
 
@@ -170,7 +170,8 @@ def _late(_wanted: tuple[str, str | None], error: LateError) -> U8 | Unusable:
     return unusable(error)
 
 
-def _load_or_reason(wanted: tuple[str, str | None], space: Space, roots: Roots) -> U8 | Unusable:
+def load_or_reason(wanted: tuple[str, str | None], space: Space, roots: Roots) -> U8 | Unusable:
+    """``load`` of (uri, content id), or why there are no pixels: what processes can send."""
     try:
         return load(wanted[0], space, roots, wanted[1])
     except Unusable as error:

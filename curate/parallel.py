@@ -99,19 +99,20 @@ def map_in_order(
     *,
     workers: int,
     processes: bool = False,
+    many: int | None = None,
     late: Late[T, R] | None = None,
 ) -> Iterator[R]:
     """``map(function, items)`` with ``workers`` threads working ahead within a bounded window; 0 works in this thread.
 
     The results do not depend on ``workers``. What function raises is raised here, in its turn. Closing the iterator
     early waits only for the work already begun.
-    processes: function, items and results can be pickled, so that processes may do it where the items are many. A
-    script that is not the command line must then have its ``if __name__ == "__main__"``.
+    processes: function, items and results can be pickled, so that processes may do it where there are ``many`` items
+    (by default MANY) or more. A script that is not the command line must then have its ``if __name__ == "__main__"``.
     late: what an item becomes that takes a process more than LIMIT_S. Threads take the time they take.
     """
     if workers <= 0:
         yield from map(function, items)
-    elif processes and workers > 1 and length_hint(items) >= MANY:
+    elif processes and workers > 1 and length_hint(items) >= (MANY if many is None else many):
         rest = iter(items)
         tasks = iter(lambda: list(islice(rest, _PER_TASK)), [])
         with _used(workers) as pool:

@@ -47,7 +47,7 @@ def train(
 
     Started by torchrun, every process trains on its share of each batch, and the first one writes the files.
     out: folder of the run: config.json, metrics.jsonl, samples/, checkpoints/, ema/. roots: where the manifest's roots
-    lie now. workers: threads that decode. stop: asked before each step, and while pictures are read;
+    lie now. workers: that decode on a host. stop: asked before each step, and while pictures are read;
     True saves a checkpoint and returns.
     Returns the folder of the newest checkpoint. Raises UserError for all that the user can put right.
     """

@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..curate.images import U8, Unusable, decode, fit, unusable
-from ..curate.parallel import map_in_order
-from ..curate.pool import content_id
+from ..curate.images import U8, Unusable, load_or_reason
+from ..curate.parallel import map_in_order, stop_processes
 from ..curate.remote import is_remote
 from ..curate.units import to_unit
-from ..curate.uris import encoded
 from ..curate.whole import UnwritableError
 from ..schemas.errors import UserError
 from .batches import Batch
@@ -62,16 +59,19 @@ class Stored:
         return self.pixels[rows]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Streamed:
-    """Pictures decoded when they are drawn, by threads."""
+    """Pictures decoded when they are drawn, by processes: threads would keep the interpreter from the training step."""
 
-    def __init__(self, rows: Rows, workers: int) -> None:
-        self.device = torch.device("cpu")
-        self._rows = rows
-        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="ambient")
+    rows: Rows
+    workers: int
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def gather(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack(list(self._pool.map(lambda row: load_row(self._rows, row), rows.tolist()))))
+        return torch.from_numpy(np.stack(list(load_rows(self.rows, rows.tolist(), self.workers, many=1))))
 
 
 def open_pictures(
@@ -90,8 +90,9 @@ def open_pictures(
     world: the processes that train together, all of which must call; they take the first place with room for each.
     Those that share a cache folder decode once: the first writes the cache, which stays, and the others map it, or copy
     from it to their devices. Where the disk has no room for that, each decodes for its own device.
-    workers: threads that decode. stop: asked about every second. say: told where the pictures live. report: called with
-    (pictures read, of how many).
+    workers: of this host that decode, threads for few pictures and processes for many, shared out where each process
+    decodes for itself. stop: asked about every second. say: told where the pictures live. report: called with (pictures
+    read, of how many).
     Raises UserError where a picture cannot be read or is not the annotated one any more (its content id is compared),
     and where there is no room for the place asked for; Interrupted where stop said so.
     """
@@ -101,9 +102,10 @@ def open_pictures(
     num_bytes, side, channels = math.prod(shape), rows.space.resolution, rows.space.channels
     what = f"{len(rows):,} pictures of {side}x{side}x{channels} ({_size(num_bytes)})"
     chosen = _choose(place, num_bytes, rows, device, world)
+    own = max(min(1, workers), workers // _processes_of_host())
     if chosen == "stream":
-        say(f"{what} are decoded when they are drawn, by {workers} threads")
-        return Streamed(rows, workers)
+        say(f"{what} are decoded when they are drawn, by {own} workers")
+        return Streamed(rows=rows, workers=own)
     share, decoded = partial(together, world=world, stop=stop), _decoded(rows, workers, report)
     cached = None
     if chosen == "cache" or (world.size > 1 and num_bytes <= _room("cache", num_bytes, rows, device, world)):
@@ -119,14 +121,16 @@ def open_pictures(
                 if not world.any(isinstance(error, UnwritableError)) or chosen == "cache":
                     raise
                 say(f"{error}; so each process decodes for itself")
-                decoded = _decoded(rows, workers, report)
+                decoded = _decoded(rows, own, report)
             else:
                 cached = torch.from_numpy(opened(path, shape))
     if chosen == "cache" and cached is not None:
-        return Stored(pixels=cached)
-    say(f"{what} in the memory of {device}")
-    pixels = torch.empty(shape, dtype=torch.uint8, device=device)
-    share(_filled(pixels, decoded) if cached is None else _copied(pixels, cached))
+        pixels = cached
+    else:
+        say(f"{what} in the memory of {device}")
+        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        share(_filled(pixels, decoded) if cached is None else _copied(pixels, cached))
+    stop_processes()
     return Stored(pixels=pixels)
 
 
@@ -178,15 +182,20 @@ def _room(place: Place, num_bytes: int, rows: Rows, device: torch.device, world:
     if place == "device" and device.type == "cuda":
         room = _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
     elif place == "device":  # the processes of a host share its memory, in which each keeps all pictures
-        room = _DEVICE_SHARE * host_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        room = _DEVICE_SHARE * host_memory() / _processes_of_host()
     elif place == "cache":
         room = cache_room(rows, num_bytes)
     return float(world.gather(torch.tensor(room, dtype=torch.float64)).min())
 
 
+def _processes_of_host() -> int:
+    """Of those that train together, how many are on this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> Iterator[U8]:
     """Each row's picture in turn."""
-    for row, picture in enumerate(map_in_order(lambda row: load_row(rows, row), range(len(rows)), workers=workers)):
+    for row, picture in enumerate(load_rows(rows, range(len(rows)), workers)):
         yield picture
         if (row + 1) % _REPORT_EVERY == 0:
             report(row + 1, len(rows))
@@ -194,15 +203,10 @@ def _decoded(rows: Rows, workers: int, report: Callable[[int, int], None]) -> It
 
 def _sampled(rows: Rows, workers: int) -> Iterator[tuple[int, U8]]:
     """Some rows, the first and the last among them, and their pictures, without those that cannot be read today."""
-
-    def look(row: int) -> tuple[int, U8] | None:
-        try:
-            return row, load_row(rows, row)
-        except UserError:
-            return None
-
     some = sorted({int(row) for row in np.linspace(0, len(rows) - 1, _SAMPLE)})
-    yield from filter(None, map_in_order(look, some, workers=workers))
+    for row, picture in zip(some, _looked_at(rows, some, workers), strict=True):
+        if not isinstance(picture, Unusable):
+            yield row, picture
 
 
 def _filled(pixels: Tensor, pictures: Iterable[U8]) -> Work:
@@ -231,18 +235,41 @@ def _block_len(pixels: Tensor) -> int:
 
 def load_row(rows: Rows, row: int) -> U8:
     """The picture of a row in the Space. Raises UserError where its bytes cannot be used or are not the annotated."""
-    picture: U8 | Unusable
-    try:
-        with encoded(rows.uri(row), rows.roots) as data:
-            if content_id(data) != rows.ids[row].as_py():
-                picture = Unusable("unreadable", "its content is not what was annotated")
-            else:
-                picture = fit(decode(data).pixels, rows.space)
-    except Exception as error:  # noqa: BLE001 (any file may fail in any way; the caller says so)
-        picture = unusable(error)
-    if isinstance(picture, Unusable):
-        raise UserError(_cannot_read(rows, row, picture))
+    (picture,) = load_rows(rows, [row], workers=0)
     return picture
+
+
+def load_rows(rows: Rows, wanted: Sequence[int], workers: int, *, many: int | None = None) -> Iterator[U8]:
+    """The pictures of these rows in turn, each as ``load_row``.
+
+    workers: read and decode ahead: processes, where ``many`` are wanted (see map_in_order) and none is remote,
+    or threads. Each picture takes the time it takes.
+    """
+    for row, picture in zip(wanted, _looked_at(rows, wanted, workers, many=many), strict=True):
+        if isinstance(picture, Unusable):
+            raise UserError(_cannot_read(rows, row, picture))
+        yield picture
+
+
+def _looked_at(rows: Rows, wanted: Sequence[int], workers: int, *, many: int | None = None) -> Iterator[U8 | Unusable]:
+    look = partial(load_or_reason, space=rows.space, roots=rows.roots)
+    local = not any(map(is_remote, rows.roots.values()))
+    return map_in_order(look, _Addresses(rows, wanted), workers=workers, processes=local, many=many)
+
+
+@dataclass(frozen=True, slots=True)
+class _Addresses:
+    """(uri, content id) of each row wanted, made when it is its turn: ten million at once would take gigabytes."""
+
+    rows: Rows
+    wanted: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __iter__(self) -> Iterator[tuple[str, str | None]]:
+        for row in self.wanted:
+            yield self.rows.uri(row), self.rows.ids[row].as_py()
 
 
 def _cannot_read(rows: Rows, row: int, why: Unusable) -> str:

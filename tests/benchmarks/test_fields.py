@@ -2,6 +2,7 @@
 
 import re
 import sys
+from itertools import product
 from pathlib import Path
 
 import ambient
@@ -114,3 +115,23 @@ def test_where_some_fields_are_hardly_damaged_and_some_ruined_thresholds_are_bes
         assert verdict(runs, level) == "no"
         ours, others = ([values(runs, arm, level).mean() for arm in arms] for arms in (OURS, OTHERS))
         assert max(ours) < min(others), level
+
+
+def test_with_strict_thresholds_none_is_better_even_far_out() -> None:
+    """And the plain target's mean is below both others' everywhere, the ambient one's where nothing ruined is used."""
+    from fields_page import OTHERS, complete, records, standard_error, values, verdict
+
+    runs = records(DOCS / "fields")["strict"]
+    assert complete(runs) == set(range(10))
+    assert all(run["setting"]["epsilon"] == 0.01 for run in runs)
+    levels = list(runs[0]["excess"])
+    assert (len(levels), levels[0], levels[-1]) == (16, "0.02", "40.0")
+    for level in levels:
+        assert verdict(runs, level) == "no"
+        others = [values(runs, arm, level) for arm in OTHERS]
+        ambient, plain = (values(runs, f"thresholds ({target})", level) for target in ("ambient", "plain"))
+        assert plain.mean() < min(other.mean() for other in others)
+        assert ambient.mean() < min(other.mean() for other in others) or float(level) > 17.2
+        if 0.2 <= float(level) <= 15:
+            for ours, other in product((ambient, plain), others):
+                assert (other - ours).mean() > 2 * standard_error(other - ours)

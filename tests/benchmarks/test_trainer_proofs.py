@@ -32,17 +32,17 @@ def test_a_proof_out_of_time_leaves_its_rows_and_no_process(tmp_path: Path, monk
         bench.run([sys.executable, "-c", forever], bench.log("slow"), {})
         yield {"what": "never", "rms": 2.5}
 
-    monkeypatch.setitem(trainer_proofs.PROOFS, "speed", slow)
+    monkeypatch.setitem(trainer_proofs.PROOFS, "killed", slow)
     out = tmp_path / "proofs.json"
     out.write_text(json.dumps({"world": {"rows": []}}))
-    bench = Bench(work=tmp_path, size=TINY, device="cpu", arms=("one",))
+    bench = Bench(work=tmp_path, size=TINY, device="cpu")
     begin = time.monotonic()
-    assert not trainer_proofs.prove("speed", bench, argparse.Namespace(device="cpu", budget=3.0, out=out, tiny=True))
+    assert not trainer_proofs.prove("killed", bench, argparse.Namespace(device="cpu", budget=3.0, out=out, tiny=True))
     assert time.monotonic() - begin < 20
     found = json.loads(out.read_text())
     assert found["world"] == {"rows": []}
-    assert found["speed"]["rows"] == [{"what": "first", "rms": 1.5}]
-    assert "slow was not finished" in found["speed"]["stopped"]
+    assert found["killed"]["rows"] == [{"what": "first", "rms": 1.5}]
+    assert "slow was not finished" in found["killed"]["stopped"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
 
@@ -59,26 +59,26 @@ def test_a_proof_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     def run(bench: Bench, command: list[str], log: Path, extra: dict[str, str]) -> None:
         asked.append(log.stem)
 
-    monkeypatch.setitem(trainer_proofs.PROOFS, "speed", two_runs)
+    monkeypatch.setitem(trainer_proofs.PROOFS, "killed", two_runs)
     monkeypatch.setattr(Bench, "run", run)
     monkeypatch.setattr(Bench, "curve", lambda bench, name: np.array([2.0, 1.0]))
     out = tmp_path / "proofs.json"
     same = {"hardware": "CPU", "torch": torch.__version__, "tiny": True}
     first = {"first": {"seconds": 3, "loss": [5.0, 4.0]}}
     stopped = {**same, "rows": [], "runs": first, "seconds": 7, "finished": False}
-    out.write_text(json.dumps({"speed": stopped}))
-    bench = Bench(work=tmp_path, size=TINY, device="cpu", arms=("one",))
+    out.write_text(json.dumps({"killed": stopped}))
+    bench = Bench(work=tmp_path, size=TINY, device="cpu")
     arguments = argparse.Namespace(device="cpu", budget=3.0, out=out, tiny=True)
-    assert trainer_proofs.prove("speed", bench, arguments)
-    found = json.loads(out.read_text())["speed"]
+    assert trainer_proofs.prove("killed", bench, arguments)
+    found = json.loads(out.read_text())["killed"]
     assert (found["rows"], found["finished"], found["seconds"]) == ([{"what": "both", "end": 5.0}], True, 7)
     assert asked == ["second"]
     asked.clear()
-    assert trainer_proofs.prove("speed", bench, arguments)  # what is finished is begun anew
+    assert trainer_proofs.prove("killed", bench, arguments)  # what is finished is begun anew
     assert asked == ["first", "second"]
     asked.clear()
-    out.write_text(json.dumps({"speed": {**stopped, "tiny": False}}))
-    assert trainer_proofs.prove("speed", bench, arguments)  # and so is what was found with other settings
+    out.write_text(json.dumps({"killed": {**stopped, "tiny": False}}))
+    assert trainer_proofs.prove("killed", bench, arguments)  # and so is what was found with other settings
     assert asked == ["first", "second"]
 
 

@@ -221,7 +221,7 @@ def test_a_picture_that_changes_while_the_pool_is_annotated_is_named(
     monkeypatch.setattr(stages, name, meanwhile)
     found = run(small)
     row = found["soft/002.png"]
-    assert (row["status"], row["reason"]) == ("unreadable", "it was changed while the pool was being annotated")
+    assert (row["status"], row["reason"]) == ("unreadable", "its content has changed since it was first read")
     assert row["p_clean"] is row["sigma_min"] is None
     assert found["soft/003.png"]["status"] == "ok"
 

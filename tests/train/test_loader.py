@@ -200,7 +200,7 @@ def test_a_picture_that_is_gone_or_another_one_is_named(tmp_path: Path) -> None:
     dataset = ManifestDataset(rows)
     (tmp_path / "pool" / "001.png").write_bytes((tmp_path / "pool" / "002.png").read_bytes())
     (tmp_path / "pool" / "003.png").unlink()
-    with pytest.raises(UserError, match=r"001\.png.* content is not what was annotated"):
+    with pytest.raises(UserError, match=r"001\.png.* content has changed"):
         dataset[Draw(1, 1.0, 0)]
     with pytest.raises(UserError, match=r"003\.png.* No such file"):
         dataset[Draw(3, 1.0, 0)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ambient.curate import images
 from ambient.schemas.errors import UserError
 from ambient.train import cache, checkpoint, pictures, together
 from ambient.train.loop import train
@@ -67,11 +68,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often each rank has decoded a picture."""
     count: Counter[int] = Counter()
 
-    def counted(rows: Rows, row: int) -> Any:
-        count[rank_here()] += 1
-        return load_row(rows, row)
+    def counted(*what: Any, load: Any = images.load) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            count[rank_here()] += 1
+        return load(*what)
 
-    monkeypatch.setattr(pictures, "load_row", counted)
+    monkeypatch.setattr(images, "load", counted)
     return count
 
 
@@ -192,6 +194,12 @@ def test_all_choose_the_place_that_has_room_for_each(
     assert {type(one) for one in opened_by(2, rows)} == {Streamed}
 
 
+def test_processes_of_a_host_share_out_its_readers(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, workers in (("1", 8), ("3", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+        assert open_pictures(rows, CPU, place="stream", workers=8) == Streamed(rows=rows, workers=workers)
+
+
 def test_processes_of_a_host_share_its_memory(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "host_memory", lambda: 3 * 12 * 64)  # of which half may be taken
     assert all(isinstance(one, Stored) for one in opened_by(2, rows, place="device"))
@@ -220,12 +228,12 @@ def test_no_wait_is_as_long_as_the_reading(rows: Rows, monkeypatch: pytest.Monke
         waits.append(time.monotonic() - begin)
         return out
 
-    def slowly(rows: Rows, row: int) -> Any:
+    def slowly(*what: Any, load: Any = images.load) -> Any:
         time.sleep(0.1)
-        return load_row(rows, row)
+        return load(*what)
 
     monkeypatch.setattr(Meeting, "exchange", timed)
-    monkeypatch.setattr(pictures, "load_row", slowly)
+    monkeypatch.setattr(images, "load", slowly)
     begin = time.monotonic()
     opened_by(2, rows, place="cache")
     assert max(waits) < (time.monotonic() - begin) / 2
@@ -239,16 +247,16 @@ def test_a_run_stopped_while_pictures_are_read_can_be_continued(
     undisturbed = train(manifest, tmp_path / "undisturbed", CONFIG, device="cpu")
     run = tmp_path / "run"
 
-    def slowly(rows: Rows, row: int) -> Any:
-        assert row < 11, "the reading went on"
+    def slowly(uri: str, *how: Any, load: Any = images.load) -> Any:
+        assert uri < "011", "the reading went on"
         time.sleep(0.02)
-        return load_row(rows, row)
+        return load(uri, *how)
 
     monkeypatch.setattr(together, "_MEET_EVERY_S", 1e9)  # stop is asked before steps alone
     for newest in ("000000000000", "000000000024"):
         with monkeypatch.context() as slow:
             slow.setattr(together, "_MEET_EVERY_S", 0.05)
-            slow.setattr(pictures, "load_row", slowly)
+            slow.setattr(images, "load", slowly)
             assert train(manifest, run, CONFIG, device="cpu", workers=0, stop=lambda: True).name == newest
         lines = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
         assert len(lines.splitlines()) == (newest != "000000000000")

@@ -44,14 +44,14 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from test_world import BF16, CONFIG, LONG
+from ambient.curate import images
 from ambient.schemas.errors import UserError
-from ambient.train import pictures
 from ambient.train.loop import train
 from ambient.train.state import State
 if os.environ["RANK"] != "0":
     State.to_checkpoint = None  # only the first one has memory for a copy
-looks, load_row = [], pictures.load_row
-pictures.load_row = lambda rows, row: (looks.append(row), load_row(rows, row))[1]
+looks, load = [], images.load
+images.load = lambda uri, *how: (looks.append(uri), load(uri, *how))[1]
 manifest, out = Path(sys.argv[2]), Path(sys.argv[3])
 for name, port in zip(sys.argv[4:], os.environ["PORTS"].split(","), strict=True):
     os.environ["MASTER_PORT"] = port

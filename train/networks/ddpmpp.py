@@ -77,10 +77,11 @@ class DDPMPP(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of BigGAN's kind, scaled by sqrt(1/2) (2011.13456, appendix H), then self-attention if asked.
+    """sqrt(1/2) (W x + F(x)): residual (arXiv 1512.03385, eq. 2), of BigGAN's kind; then self-attention if asked.
 
-    The embedding is added before the second norm (2006.11239, appendix B). A block that resamples does so before its
-    first convolution and on its skip, which then has a 1x1 convolution even where the width stays.
+    F is norm, SiLU, convolution, twice; the embedding is added before the second norm (2006.11239, appendix B), and the
+    sum is scaled (2011.13456, appendix H). A block that resamples does so before its first convolution and on its skip,
+    which then has a 1x1 convolution W even where the width stays.
     """
 
     def __init__(self, shape: BlockShape, embedding: int, *, dropout: float) -> None:
@@ -108,7 +109,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention over the positions of a map, one head (2006.11239, appendix B), scaled by sqrt(1/2)."""
+    """sqrt(1/2) (x + W softmax(Q K^T / sqrt(C)) V): self-attention (arXiv 1706.03762, eq. 1) over a map's positions.
+
+    One head, of queries, keys and values that are linear in the norm of x (2006.11239, appendix B).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -126,8 +130,9 @@ class Attention(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Sinusoidal embedding of c_noise (2006.11239, appendix B), with class and augmentation added, through two layers.
+    """Sinusoidal embedding of c_noise, with class and augmentation added, through two layers.
 
+    sin(f c_noise) and cos(f c_noise), f from 1 to 1/10,000 (arXiv 1706.03762, section 3.5; 2006.11239, appendix B).
     A class is its one-hot vector times sqrt(num_classes), through a linear layer, whose bias is all that "none" leaves;
     an augmentation goes through a linear layer without bias, so an unchanged picture adds nothing
     (2206.00364, appendix F). In float32 also under autocast: that is cheap, and a change of sigma by 1 % is hardly one

@@ -8,7 +8,9 @@ from ...curate.device import BUILDS_KERNELS
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm (arXiv 1803.08494) of maps (N, C, H, W), in float32 also where these or its weights are bfloat16.
+    """(x - mean) / sqrt(variance + eps) over each group of channels and all positions, then a scale and a shift each.
+
+    GroupNorm (arXiv 1803.08494) of maps (N, C, H, W), in float32 also where these or its weights are bfloat16.
 
     Compiled it is made of the moments of each channel, ``by_moments``; otherwise PyTorch's own kernel is faster.
     """

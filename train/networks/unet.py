@@ -102,7 +102,11 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block with FiLM from the embedding, then self-attention where asked for."""
+    """W x + F(x) (arXiv 1512.03385, eq. 2), then self-attention where asked for.
+
+    F is norm, SiLU, convolution, twice; the embedding scales and shifts the second norm: FiLM (1709.07871), adaptive
+    group normalisation in 2105.05233 (section 3).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, *, dropout: float, attend: bool) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual multi-head self-attention over the positions of a feature map."""
+    """x + W softmax(Q K^T / sqrt(d)) V: multi-head self-attention (arXiv 1706.03762, eq. 1) over a map's positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
