@@ -43,7 +43,7 @@ FeatureWeights = Annotated[
 Where = Annotated[str | None, typer.Option(help="SQL predicate: rows of a reference manifest; default: the clean.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(help="Threads or processes that read pictures.", min=0)]
+Workers = Annotated[int, typer.Option(help="Threads or processes of this host that read pictures.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of rows, one object each.")]
 _SCORES = "Adds the scores of `ambient score`'s table, or numbers of any Parquet or CSV file, by uri or id."
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another command wrote.")]

@@ -121,7 +121,9 @@ def write_pool(folder: Path, count: int, resolution: int) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     pool, clean = folder / f"pool-{resolution}-{count}.zip", folder / f"clean-{resolution}-{count}.zip"
     if not (pool.exists() and clean.exists()):
-        cut = partial(crop, resolution=resolution)
+        from annotate import crop as known  # processes do not see what is in __main__
+
+        cut = partial(known, resolution=resolution)
         with zipfile.ZipFile(pool, "w") as bad, zipfile.ZipFile(clean, "w") as good:
             for name, data in map_in_order(cut, range(count), workers=cores(), processes=True):
                 (good if name.startswith("clean/") else bad).writestr(name, data)

@@ -5,6 +5,7 @@ So where there is much to do, processes do it. They are started once, by a serve
 threads or GPU (start method "forkserver"), and end with it, however it ends.
 """
 
+import multiprocessing
 import os
 import threading
 from collections import Counter, deque
@@ -16,7 +17,7 @@ from itertools import islice
 from operator import length_hint
 from typing import TypeVar
 
-from .processes import LateError, Process, start_server
+from .processes import KilledError, LateError, Process, start_server
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,7 +28,7 @@ MANY = 2048
 LIMIT_S = 60
 """Seconds that an item may take in a process. A picture takes milliseconds; no storage is as slow that still works."""
 
-_PER_TASK = 16  # items that travel together
+_PER_TASK = 16  # items that travel together, at most
 _AHEAD = 4  # tasks under way per worker: enough to ride out a large picture, few enough to bound memory
 
 Late = Callable[[T, LateError], R]
@@ -42,11 +43,11 @@ class _Pool:
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="ambient")
         self._idle: deque[Process] = deque()
 
-    def do(self, function: Callable[[T], R], late: Late[T, R] | None, items: list[T]) -> list[R]:
+    def do(self, function: Callable[[T], R], late: Late[T, R] | None, items: list[T], tries: int = 2) -> list[R]:
         """function of each item, by a process. late: of one that takes LIMIT_S; without, it takes the time it takes.
 
         Where one of several takes too long, each is tried again alone: most will be well, and the time may have passed
-        because all was stopped for a while.
+        because all was stopped for a while. A process that is killed has a second one in its place.
         """
         try:
             with self._process() as process:
@@ -55,6 +56,10 @@ class _Pool:
             if late and len(items) == 1:
                 return [late(items[0], error)]
             return [result for item in items for result in self.do(function, late, [item])]
+        except KilledError:
+            if tries == 1:
+                raise
+            return self.do(function, late, items, tries - 1)
 
     def shutdown(self) -> None:
         self.threads.shutdown()
@@ -106,21 +111,29 @@ def map_in_order(
 
     The results do not depend on ``workers``. What function raises is raised here, in its turn. Closing the iterator
     early waits only for the work already begun.
-    processes: function, items and results can be pickled, so that processes may do it where there are ``many`` items
-    (by default MANY) or more. A script that is not the command line must then have its ``if __name__ == "__main__"``.
+    processes: function, items and results can be pickled, and are of modules other than ``__main__``, so that processes
+    may do it where there are MANY items or more and two workers. many: the number instead of MANY; one worker, too, is
+    then a process. In a process that may have none itself, such as a DataLoader's, threads do it.
     late: what an item becomes that takes a process more than LIMIT_S. Threads take the time they take.
     """
     if workers <= 0:
         yield from map(function, items)
-    elif processes and workers > 1 and length_hint(items) >= (MANY if many is None else many):
+    elif processes and _worth_processes(length_hint(items), workers, many):
         rest = iter(items)
-        tasks = iter(lambda: list(islice(rest, _PER_TASK)), [])
+        together = max(1, min(_PER_TASK, length_hint(items) // workers))
+        tasks = iter(lambda: list(islice(rest, together)), [])
         with _used(workers) as pool:
             for results in _in_order(pool.threads, partial(pool.do, function, late), tasks, workers * _AHEAD):
                 yield from results
     else:
         with ThreadPoolExecutor(workers, thread_name_prefix="ambient") as threads:
             yield from _in_order(threads, function, items, workers * _AHEAD)
+
+
+def _worth_processes(num: int, workers: int, many: int | None) -> bool:
+    if multiprocessing.current_process().daemon:
+        return False
+    return workers > 1 and num >= MANY if many is None else num >= many
 
 
 def apart(function: Callable[[T], R], item: T, late: Late[T, R]) -> R:

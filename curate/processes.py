@@ -4,16 +4,20 @@ No signal handler of Python's interrupts C code that decodes, and no thread can 
 (SIGALRM), and what the thread that waits for it held for it is free again.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from ..schemas.errors import UserError
 
@@ -32,6 +36,7 @@ def _forget_locks() -> None:
     """A forked process may have been made while another thread held one."""
     global _exclusive, _children
     _exclusive, _children = threading.RLock(), threading.Lock()
+    _started.clear()
 
 
 os.register_at_fork(after_in_child=_forget_locks)
@@ -67,6 +72,10 @@ class LateError(TimeoutError):
     """One of the items that a process was given took more than its time."""
 
 
+class KilledError(UserError):
+    """A process ended in the middle of its work."""
+
+
 class Process:
     """A process that does what it is asked by one thread at a time. is_free: it has done what it was last asked."""
 
@@ -75,14 +84,15 @@ class Process:
         context = multiprocessing.get_context("forkserver")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _children:
+        with _children, _without_main():
             self._process.start()
         theirs.close()
+        _started.add(self)
 
     def ask(self, function: Callable[[Any], Any], items: list[Any], limit_s: float) -> list[Any]:
         """function of each item, which may take limit_s seconds besides what is untimed; 0: any time.
 
-        Raises what function raises; when the process has ended instead, LateError or UserError.
+        Raises what function raises; when the process has ended instead, LateError or KilledError.
         """
         self.is_free = False
         try:
@@ -105,10 +115,7 @@ class Process:
     def _ended(self, limit_s: float) -> Exception:
         if self._exit_code() == -signal.SIGALRM:
             return LateError(f"took more than {limit_s:g} s")
-        return UserError(
-            "a process that reads pictures was killed, perhaps for memory: try fewer workers (a script that calls "
-            'this needs its `if __name__ == "__main__":`)'
-        )
+        return KilledError("a process that reads pictures was killed, perhaps for memory: try fewer workers")
 
     def close(self) -> None:
         """End it, also in the middle of its work."""
@@ -117,18 +124,46 @@ class Process:
             self._process.kill()
         self._exit_code()
 
+    def kill(self) -> None:
+        """End it without waiting for that."""
+        self._process.kill()
+
     def _exit_code(self) -> int | None:
         with _children:
             self._process.join()
             return self._process.exitcode
 
 
+_started: WeakSet[Process] = WeakSet()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """Before multiprocessing asks them to end by SIGTERM, which they do not hear, and waits for that."""
+    for process in list(_started):
+        process.kill()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A new process does not run the program's file again, as multiprocessing would have it: nothing in it is needed.
+
+    So a script that trains or annotates is run once, though it does so without ``if __name__ == "__main__"``.
+    """
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def start_server() -> None:
     """The server that starts processes, if it does not run: it has not seen this one's threads or GPU."""
     multiprocessing.get_context("forkserver").set_forkserver_preload([f"{__package__}.pool"])
-    # The server inherits the mask, so that an interrupt is met by this process alone. Starting the tracker lifts it.
+    # The server inherits the mask, so that Ctrl-C and SIGTERM, which torchrun, timeout and others send to all processes
+    # of a group, are met by this one alone. Starting the tracker lifts it.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with _variables(_SINGLE):
             forkserver.ensure_running()

@@ -1,8 +1,11 @@
 """Work that takes as long as a test wants it to, by functions that processes can import."""
 
 import io
+import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,26 @@ def hold(seconds: float) -> float:
     with exclusive():
         time.sleep(seconds)
     return seconds
+
+
+def nap(_: int) -> int:
+    """The process that was asked, a little later."""
+    time.sleep(0.1)
+    return os.getpid()
+
+
+def signal_itself(number: signal.Signals) -> int:
+    """The process that sent itself a signal, and lives."""
+    os.kill(os.getpid(), number)
+    return os.getpid()
+
+
+def die_once(first: Path, item: int) -> int:
+    """The item; but the first process that is asked for 7 is killed, and leaves a file."""
+    if item == 7 and not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
 
 
 def read_from_slow_storage(path: str) -> int:

@@ -1,12 +1,14 @@
 """The training loop."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..curate.parallel import stop_processes
 from ..schemas.errors import UserError
 from ..schemas.usable import BUFFER, beta_of
 from . import augment
@@ -47,11 +49,12 @@ def train(
 
     Started by torchrun, every process trains on its share of each batch, and the first one writes the files.
     out: folder of the run: config.json, metrics.jsonl, samples/, checkpoints/, ema/. roots: where the manifest's roots
-    lie now. workers: that decode on a host. stop: asked before each step, and while pictures are read;
-    True saves a checkpoint and returns.
+    lie now. workers: threads or processes of a host that decode. stop: asked before each step, and while pictures are
+    read; True saves a checkpoint and returns.
     Returns the folder of the newest checkpoint. Raises UserError for all that the user can put right.
     """
-    with joined(device) as world:
+    with ExitStack() as at_end, joined(device) as world:
+        at_end.callback(stop_processes)
         check_world(config, world)
         rows = read_rows(manifest, resolution=config.resolution, roots=roots)
         sampler, classes = build_sampler(rows, config), conditions(rows, config.num_classes)

@@ -61,7 +61,10 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Streamed:
-    """Pictures decoded when they are drawn, by processes: threads would keep the interpreter from the training step."""
+    """Pictures decoded when they are drawn, by processes: threads would keep the interpreter from the training step.
+
+    Pictures of a remote root are waited for rather than worked on: threads do it.
+    """
 
     rows: Rows
     workers: int
@@ -90,9 +93,9 @@ def open_pictures(
     world: the processes that train together, all of which must call; they take the first place with room for each.
     Those that share a cache folder decode once: the first writes the cache, which stays, and the others map it, or copy
     from it to their devices. Where the disk has no room for that, each decodes for its own device.
-    workers: of this host that decode, threads for few pictures and processes for many, shared out where each process
-    decodes for itself. stop: asked about every second. say: told where the pictures live. report: called with (pictures
-    read, of how many).
+    workers: threads (for few pictures) or processes of this host that decode, shared out among those that train
+    together where each decodes for itself. stop: asked about every second. say: told where the pictures live. report:
+    called with (pictures read, of how many).
     Raises UserError where a picture cannot be read or is not the annotated one any more (its content id is compared),
     and where there is no room for the place asked for; Interrupted where stop said so.
     """
@@ -104,16 +107,17 @@ def open_pictures(
     chosen = _choose(place, num_bytes, rows, device, world)
     own = max(min(1, workers), workers // _processes_of_host())
     if chosen == "stream":
-        say(f"{what} are decoded when they are drawn, by {own} workers")
+        say(f"{what} are decoded when they are drawn, by {own or 1} worker{'s' * (own > 1)}")
         return Streamed(rows=rows, workers=own)
-    share, decoded = partial(together, world=world, stop=stop), _decoded(rows, workers, report)
-    cached = None
+    share, cached = partial(together, world=world, stop=stop), None
     if chosen == "cache" or (world.size > 1 and num_bytes <= _room("cache", num_bytes, rows, device, world)):
         path = cache_path(rows)
         firsts = writers(path, world)
-        if chosen == "cache" or len(set(firsts)) < world.size:
+        is_shared = len(set(firsts)) < world.size
+        if chosen == "cache" or is_shared:
             say(f"{what} in the cache {path}")
             is_writer = firsts[world.rank] == world.rank
+            decoded = _decoded(rows, workers if is_shared else own, report)
             try:
                 share(written(path, shape, decoded, _sampled(rows, workers), say) if is_writer else nothing())
                 share(arrived(path, num_bytes))
@@ -121,7 +125,6 @@ def open_pictures(
                 if not world.any(isinstance(error, UnwritableError)) or chosen == "cache":
                     raise
                 say(f"{error}; so each process decodes for itself")
-                decoded = _decoded(rows, own, report)
             else:
                 cached = torch.from_numpy(opened(path, shape))
     if chosen == "cache" and cached is not None:
@@ -129,7 +132,7 @@ def open_pictures(
     else:
         say(f"{what} in the memory of {device}")
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)
-        share(_filled(pixels, decoded) if cached is None else _copied(pixels, cached))
+        share(_filled(pixels, _decoded(rows, own, report)) if cached is None else _copied(pixels, cached))
     stop_processes()
     return Stored(pixels=pixels)
 
@@ -242,8 +245,8 @@ def load_row(rows: Rows, row: int) -> U8:
 def load_rows(rows: Rows, wanted: Sequence[int], workers: int, *, many: int | None = None) -> Iterator[U8]:
     """The pictures of these rows in turn, each as ``load_row``.
 
-    workers: read and decode ahead: processes, where ``many`` are wanted (see map_in_order) and none is remote,
-    or threads. Each picture takes the time it takes.
+    workers: read and decode ahead: processes, where ``many`` are wanted (see map_in_order) and none is remote, or
+    threads. Each picture takes the time it takes.
     """
     for row, picture in zip(wanted, _looked_at(rows, wanted, workers, many=many), strict=True):
         if isinstance(picture, Unusable):

@@ -2,7 +2,11 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ambient.curate import images
+from ambient.curate import images, parallel
 from ambient.schemas.errors import UserError
 from ambient.schemas.manifest import METADATA_KEY
 from ambient.schemas.space import Space
@@ -19,13 +23,13 @@ from ambient.train import cache, pictures, together
 from ambient.train.batches import batches
 from ambient.train.cache import cache_path
 from ambient.train.config import TrainConfig
-from ambient.train.loop import build_sampler
+from ambient.train.loop import build_sampler, train
 from ambient.train.pictures import Place, Stored, Streamed, open_pictures, with_pictures
 from ambient.train.rows import read_rows
 from ambient.train.together import Interrupted
 from ambient.train.world import World
 from PIL import Image
-from small_pool import write_pool
+from small_pool import SHORT, write_pool
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, size=1, device=CPU)
@@ -118,6 +122,57 @@ def test_streaming_leaves_the_interpreter_to_the_steps(tmp_path: Path, monkeypat
     distant = replace(rows, roots={"pool": "memory://nowhere"})
     with pytest.raises(AssertionError, match="by this process"):  # there nothing but waiting takes time
         open_pictures(distant, CPU, place="stream", workers=2).gather(every)
+
+
+def test_many_pictures_are_read_by_processes_that_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    manifest = write_pool(tmp_path)
+    rows, every = read_rows(manifest), torch.arange(12)
+    expected = open_pictures(rows, CPU).gather(every)
+    monkeypatch.setattr(parallel, "MANY", 12)
+    monkeypatch.setattr(images, "load", None)
+    for place in ("device", "cache"):
+        assert torch.equal(open_pictures(rows, CPU, place=place, workers=2).gather(every), expected)
+        assert not parallel._pools
+    train(manifest, tmp_path / "run", replace(SHORT, pictures="stream"), device="cpu")
+    assert not parallel._pools
+
+
+def test_a_signal_to_all_processes_of_a_run_stops_it_with_a_checkpoint(tmp_path: Path) -> None:
+    """As torchrun, `timeout` and a terminal send it: those that read pictures go on until nobody asks them."""
+    manifest, run = write_pool(tmp_path), tmp_path / "run"
+    options = ["pictures=stream", "num_images=100000000", "batch_size=8", "network.channels=8", "compile=off"]
+    command = [sys.executable, "-m", "ambient.cli", "train", str(manifest), "-o", str(run), "--device", "cpu"]
+    settings = [part for option in options for part in ("--set", option)]
+    with subprocess.Popen(
+        [*command, "--workers", "2", *settings], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        until = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists():
+            assert running.poll() is None, running.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGTERM)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "ambient: stopped; the same command continues"
+    assert len(list((run / "checkpoints").iterdir())) >= 1
+    until = time.monotonic() + 20
+    while left := of_group(running.pid):
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
+
+
+def of_group(number: int) -> list[str]:
+    """Processes of a group that have not ended, as Linux shows them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = path.read_text().rpartition(")")
+            state, _, group = rest.split()[:3]
+            if int(group) == number and state != "Z":
+                found.append(name)
+    return found
 
 
 def test_auto_takes_the_first_place_with_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def opened_by(size: int, rows: Rows, stop: Callable[[int], bool] = lambda _: Fal
         rank = rank_here()
         world = Thread(rank=rank, size=size, device=CPU, meeting=meeting)
         try:
-            return open_pictures(rows, CPU, world=world, workers=0, stop=lambda: stop(rank), **how)
+            return open_pictures(rows, CPU, world=world, stop=lambda: stop(rank), **{"workers": 0, **how})
         except (UserError, Interrupted) as error:
             return error
 
@@ -194,7 +194,25 @@ def test_all_choose_the_place_that_has_room_for_each(
     assert {type(one) for one in opened_by(2, rows)} == {Streamed}
 
 
-def test_processes_of_a_host_share_out_its_readers(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_a_host_share_out_its_readers(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are for the one that writes a cache; for those that each read all, a part of them."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    used, load_rows = [], pictures.load_rows
+
+    def noted(rows: Rows, wanted: Any, workers: int, **how: Any) -> Any:
+        used.append(workers)
+        return load_rows(rows, wanted, 0, **how)
+
+    monkeypatch.setattr(pictures, "load_rows", noted)
+    opened_by(2, rows, place="cache", workers=8)
+    assert used == [8]
+    for fault, patch in (("no room", (pictures, "cache_room")), ("a folder each", (pictures, "writers"))):
+        used.clear()
+        with monkeypatch.context() as patched:
+            patched.setenv("XDG_CACHE_HOME", str(tmp_path / fault))
+            patched.setattr(*patch, {"no room": lambda *_: 0.0, "a folder each": lambda *_: [0, 1]}[fault])
+            opened_by(2, rows, place="device", workers=8)
+        assert used == [4, 4], fault
     for size, workers in (("1", 8), ("3", 2), ("16", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
         assert open_pictures(rows, CPU, place="stream", workers=8) == Streamed(rows=rows, workers=workers)
