@@ -1,5 +1,6 @@
 """Workers change how fast things are done, never what is done."""
 
+import multiprocessing
 import operator
 import os
 import signal
@@ -87,6 +88,12 @@ def test_a_request_to_stop_is_for_the_one_who_asks_for_work(number: signal.Signa
     """torchrun, timeout and terminals send it to all processes of a group."""
     items = [partial(signal_itself, number)] * 20
     assert os.getpid() not in set(map_in_order(operator.call, items, workers=2, processes=True, many=1))
+
+
+def test_a_process_that_may_have_none_does_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a DataLoader's."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert set(map_in_order(operator.call, [os.getpid] * 20, workers=2, processes=True, many=1)) == {os.getpid()}
 
 
 def test_one_that_is_killed_has_another_in_its_place(tmp_path: Path) -> None:

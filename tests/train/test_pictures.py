@@ -139,9 +139,22 @@ def test_many_pictures_are_read_by_processes_that_end(tmp_path: Path, monkeypatc
 
 
 def test_a_signal_to_all_processes_of_a_run_stops_it_with_a_checkpoint(tmp_path: Path) -> None:
-    """As torchrun, `timeout` and a terminal send it: those that read pictures go on until nobody asks them."""
-    manifest, run = write_pool(tmp_path), tmp_path / "run"
-    options = ["pictures=stream", "num_images=100000000", "batch_size=8", "network.channels=8", "compile=off"]
+    """As torchrun, `timeout` and a terminal send it: those that read pictures go on until nobody asks them.
+
+    Pictures are large and the network small, so the run waits for readers whenever the signal comes.
+    """
+    manifest, run = write_pool(tmp_path, space=Space(resolution=1200, channels=1)), tmp_path / "run"
+    table = pq.read_table(manifest)
+    raw = table.schema.metadata[METADATA_KEY].replace(b'"resolution": 1200', b'"resolution": 8')
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: raw}), manifest)
+    options = [
+        "pictures=stream",
+        "num_images=100000000",
+        "batch_size=8",
+        "network.channels=8",
+        "compile=off",
+        "log_images=64",
+    ]
     command = [sys.executable, "-m", "ambient.cli", "train", str(manifest), "-o", str(run), "--device", "cpu"]
     settings = [part for option in options for part in ("--set", option)]
     with subprocess.Popen(
